@@ -1,0 +1,61 @@
+# The only door: everything that is built, checked or measured is a target here. `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+GO    ?= go
+TOOL  := $(GO) tool -modfile=.ci/tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+VULNDB  ?= $(wildcard ../shared/vulndb)
+FUZZTIME ?= 20s
+
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab fuzz clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+build: ## bin/hafen, static
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hafen ./cmd/hafen
+
+run: build ## the demo: gateway and stand-in cloud on this machine
+	bin/hafen demo
+
+test: deps ## every test; as root on Debian with the laboratory (browsers, coturn, squid in namespaces)
+	$(GO) test -race -timeout 9m ./...
+
+check: fmt imports tidy lint vuln ## format, import rules, lint, tidy, known vulnerabilities
+
+fmt:
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofumpt-clean (make fix):"; echo "$$out"; exit 1; fi
+
+fix: ## write the format
+	$(TOOL) gofumpt -w $$(git ls-files '*.go')
+
+lint:
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+
+imports: ## the import rules of the design
+	@.ci/imports
+
+tidy:
+	$(GO) mod tidy -diff
+
+vuln: ## known vulnerabilities, offline
+ifneq ($(VULNDB),)
+	@echo "vulnerability data as of $$(sed -n 's/.*as of \([0-9-]*\).*/\1/p' $(VULNDB)/README.md | head -n 1)"
+	$(TOOL) govulncheck -db file://$(realpath $(VULNDB)) ./...
+else
+	@echo "vuln: skipped, no vulnerability data at ../shared/vulndb (set VULNDB=DIR)"
+endif
+
+deps:
+	@.ci/deps
+
+lab: deps build ## leave the laboratory standing, for a person to try things
+	$(GO) test -count=1 -timeout 0 -run '^TestLab$$' -v ./cmd/hafen/e2e -lab
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@.ci/fuzz $(FUZZTIME)
+
+clean:
+	rm -rf bin dist
