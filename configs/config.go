@@ -49,7 +49,7 @@ type Config struct {
 	// RunDir holds the control socket, hafen.sock.
 	RunDir string `mapstructure:"run_dir"`
 	// Store is a postgres:// URL where several gateways share one history; empty: files in DataDir.
-	Store string `mapstructure:"store"`
+	Store string `mapstructure:"store" hafen:"secret"`
 }
 
 // Addresses are the addresses the outside sees when the gateway is NAT'd.
@@ -139,7 +139,7 @@ type TURNCredentials struct {
 	SecretFile   string `mapstructure:"secret_file"`
 	Username     string `mapstructure:"username"`
 	PasswordFile string `mapstructure:"password_file"`
-	URL          string `mapstructure:"url"`
+	URL          string `mapstructure:"url" hafen:"secret"`
 }
 
 // Probes tells what can be asked of a real service.
@@ -241,7 +241,7 @@ type Forward struct {
 // ForwardUser may use the forward proxy.
 type ForwardUser struct {
 	Name         string `mapstructure:"name"`
-	PasswordHash string `mapstructure:"password_hash"`
+	PasswordHash string `mapstructure:"password_hash" hafen:"secret"`
 }
 
 // PAC is the proxy auto-configuration file.
@@ -249,7 +249,7 @@ type PAC struct {
 	Gateways        []string       `mapstructure:"gateways"`
 	ServiceFallback string         `mapstructure:"service_fallback"`
 	Otherwise       string         `mapstructure:"otherwise"`
-	Parent          string         `mapstructure:"parent"`
+	Parent          string         `mapstructure:"parent" hafen:"secret"`
 	ParentFile      string         `mapstructure:"parent_file"`
 	Rollout         []netip.Prefix `mapstructure:"rollout"`
 	Skip            []netip.Prefix `mapstructure:"skip"`
@@ -259,7 +259,7 @@ type PAC struct {
 // Egress is the gateway's own way out.
 type Egress struct {
 	// Proxy is http(s)://user:password@proxy:3128; ProxyFile a file that holds such a line.
-	Proxy     string       `mapstructure:"proxy"`
+	Proxy     string       `mapstructure:"proxy" hafen:"secret"`
 	ProxyFile string       `mapstructure:"proxy_file"`
 	NoProxy   []string     `mapstructure:"no_proxy"`
 	Source    []netip.Addr `mapstructure:"source"`
@@ -299,13 +299,13 @@ type Admin struct {
 // AdminUser may log in to the status page; Role is admin or helpdesk.
 type AdminUser struct {
 	Name         string `mapstructure:"name"`
-	PasswordHash string `mapstructure:"password_hash"`
+	PasswordHash string `mapstructure:"password_hash" hafen:"secret"`
 	Role         string `mapstructure:"role"`
 }
 
 // Events go out by webhook or mail.
 type Events struct {
-	Webhook string `mapstructure:"webhook"`
+	Webhook string `mapstructure:"webhook" hafen:"secret"`
 	Mail    Mail   `mapstructure:"mail"`
 }
 

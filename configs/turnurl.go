@@ -2,6 +2,7 @@ package configs
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -92,7 +93,10 @@ func (u *TURNURL) parseHostPort(s string) error {
 	if _, err := netip.ParseAddr(u.Host); err == nil {
 		return nil
 	}
-	return checkHostname(u.Host)
+	if err := checkHostname(u.Host); err != nil {
+		return fmt.Errorf("its host %w", err)
+	}
+	return nil
 }
 
 // Addr is host:port, with brackets around an IPv6 address.
