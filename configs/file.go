@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -19,6 +20,8 @@ const maxFileSize = 1 << 20
 // line; what it returns holds only keys that exist and values of the right kind.
 type reading struct {
 	problems Problems
+	// spoilt are the keys that could not be read: what Validate says about their zero values is not news.
+	spoilt []string
 	// origins tells for each key where its value came from.
 	origins map[string]string
 }
@@ -57,11 +60,24 @@ func syntaxProblem(err error) Problem {
 		p.Origin = "line " + text[m[2]:m[3]]
 		text = text[m[1]:]
 	}
-	p.Problem = "is no YAML, " + quoted.ReplaceAllString(text, "…")
+	if strings.HasPrefix(text, "did not find expected ',' or ") {
+		// Most often turn:host?transport=udp without quotes in a list in brackets.
+		p.Write = "check the brackets there, and put values with ? or : in them into quotes"
+	} else {
+		text = quoted.ReplaceAllString(text, "…")
+	}
+	p.Problem = "is no YAML, " + text
 	return p
 }
 
+// bad reports a key whose value cannot be used.
 func (r *reading) bad(key string, n *yaml.Node, problem, write string) {
+	r.spoilt = append(r.spoilt, key)
+	r.note(key, n, problem, write)
+}
+
+// note reports a problem that leaves the other values as they are.
+func (r *reading) note(key string, n *yaml.Node, problem, write string) {
 	origin := r.origins[key]
 	if n != nil && n.Line > 0 {
 		origin = "line " + strconv.Itoa(n.Line)
@@ -119,7 +135,7 @@ func (r *reading) section(key string, n *yaml.Node, t reflect.Type) map[string]a
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, child := n.Content[i], n.Content[i+1]
 		if first, twice := seen[name.Value]; twice {
-			r.bad(join(key, shown(name.Value)), name, fmt.Sprintf("is there twice, first on line %d", first), "keep one of them")
+			r.note(join(key, shown(name.Value)), name, fmt.Sprintf("is there twice, first on line %d", first), "keep one of them")
 			continue
 		}
 		seen[name.Value] = name.Line
@@ -189,7 +205,7 @@ func (r *reading) numbers(key string, n *yaml.Node) map[string]any {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		name, child := n.Content[i], n.Content[i+1]
 		if first, twice := seen[name.Value]; twice {
-			r.bad(join(key, shown(name.Value)), name, fmt.Sprintf("is there twice, first on line %d", first), "keep one of them")
+			r.note(join(key, shown(name.Value)), name, fmt.Sprintf("is there twice, first on line %d", first), "keep one of them")
 			continue
 		}
 		seen[name.Value] = name.Line
@@ -213,8 +229,8 @@ func (r *reading) scalar(key string, n *yaml.Node, t reflect.Type) any {
 		return plain(reflect.Zero(t))
 	}
 	value, err := parseScalar(n.Value, t)
-	quotedNumber := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0
-	if k := kindOf(t); quotedNumber && (k == intKind || k == boolKind || k == floatKind) {
+	inQuotes := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0
+	if k := kindOf(t); err == nil && inQuotes && (k == intKind || k == boolKind || k == floatKind) {
 		err = &scalarError{"is a text in quotes", "write " + example(t) + ", without quotes"}
 	}
 	if err != nil {

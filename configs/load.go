@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -34,7 +35,7 @@ func Load(path string, stdin io.Reader, environ []string) (*Config, error) {
 	c.tidy()
 	problems := r.problems
 	for _, p := range c.Validate() {
-		if !r.alreadyBad(p.Key) {
+		if !r.hasSpoilt(p.Key) {
 			p.Origin = r.originOf(p.Key)
 			problems = append(problems, p)
 		}
@@ -154,13 +155,8 @@ func (c *Config) tidy() {
 	}
 }
 
-func (r *reading) alreadyBad(key string) bool {
-	for _, p := range r.problems {
-		if related(p.Key, key) {
-			return true
-		}
-	}
-	return false
+func (r *reading) hasSpoilt(key string) bool {
+	return slices.ContainsFunc(r.spoilt, func(spoilt string) bool { return related(spoilt, key) })
 }
 
 // originOf finds where key, or the section around it, was written.

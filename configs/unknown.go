@@ -11,15 +11,15 @@ import (
 func (r *reading) unknown(section string, name *yaml.Node, t reflect.Type) {
 	key := join(section, shown(name.Value))
 	if name.Kind != yaml.ScalarNode {
-		r.bad(nameOf(section), name, "has a key that is no text", "write one of its keys: "+list(fieldNames(t)))
+		r.note(nameOf(section), name, "has a key that is no text", "write one of its keys: "+list(fieldNames(t)))
 		return
 	}
 	if file, ok := fieldNamed(t, name.Value+"_file"); ok {
 		// A secret written into the file that everybody copies around.
-		r.bad(key, name, "is no key, and its value does not belong here", "put it into a file of its own and name that file in "+join(section, file.name))
+		r.note(key, name, "is no key, and its value does not belong here", "put it into a file of its own and name that file in "+join(section, file.name))
 		return
 	}
-	r.bad(key, name, "is no key", "write "+r.meant(section, name.Value, t))
+	r.note(key, name, "is no key", "write "+r.meant(section, name.Value, t))
 }
 
 // meant names the key that an unknown name was meant to be: a neighbour, else the same or nearly the same name in another section.
@@ -54,6 +54,9 @@ func list(words []string) string { return strings.Join(words, ", ") }
 
 // shown makes a key of the file fit to be printed: short, and without control characters.
 func shown(name string) string {
+	if name == "" {
+		return `""`
+	}
 	if runes := []rune(name); len(runes) > 40 {
 		name = string(runes[:40]) + "…"
 	}

@@ -53,7 +53,7 @@ func (k *check) choice(key, value string) {
 	if near := nearest(value, words); near != "" && value != "" {
 		write = "write " + near
 	}
-	k.bad(key, "is none of "+list(words), write)
+	k.bad(key, "is not a word that can stand here", write)
 }
 
 // patternOf is a key with its positions taken out: services[0].name is services[].name.
@@ -69,7 +69,7 @@ func patternOf(key string) string {
 
 // hostname checks a name; it may be a wildcard where wild is set.
 func (k *check) hostname(key, name string, wild bool) bool {
-	plainName, isWild := strings.CutPrefix(name, "*.")
+	plainName, isWild := strings.CutPrefix(CanonicalHost(name), "*.")
 	if isWild && !wild {
 		k.bad(key, "is a wildcard", "write a name in full")
 		return false
