@@ -147,13 +147,12 @@ func (d *Dialer) askServers(ctx context.Context, name string) ([]netip.Addr, err
 		name += "." // no search list: call.example.net must not become call.example.net.corp.example
 	}
 	if len(d.Servers) == 0 {
-		// The resolver in Go: the one in libc does not heed the context.
-		return (&net.Resolver{PreferGo: true}).LookupNetIP(ctx, "ip", name)
+		return resolver("").LookupNetIP(ctx, "ip", name)
 	}
 	c := contest[[]netip.Addr]{
 		n: len(d.Servers), stagger: serverStagger,
 		try: func(ctx context.Context, i int) ([]netip.Addr, error) {
-			return pinnedTo(d.Servers[i]).LookupNetIP(ctx, "ip", name)
+			return resolver(d.Servers[i]).LookupNetIP(ctx, "ip", name)
 		},
 		final:   notFound, // a server that says "no such name" has answered
 		discard: func([]netip.Addr) {},
@@ -161,13 +160,22 @@ func (d *Dialer) askServers(ctx context.Context, name string) ([]netip.Addr, err
 	return c.run(ctx)
 }
 
-// pinnedTo is a resolver that asks one server, "address" or "address:port", whatever the system is configured to.
-func pinnedTo(server string) *net.Resolver {
-	if _, _, err := net.SplitHostPort(server); err != nil {
+// resolver is Go's own, as the one in libc does not heed the context. It asks server, "address" or "address:port",
+// whatever the system is configured to; "" means what the system is configured to.
+func resolver(server string) *net.Resolver {
+	if _, _, err := net.SplitHostPort(server); err != nil && server != "" {
 		server = net.JoinHostPort(strings.Trim(server, "[]"), "53")
 	}
-	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, network, server)
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, configured string) (net.Conn, error) {
+		if server != "" {
+			configured = server
+		}
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, configured)
+		if err == nil {
+			// The resolver returns when the context is done, but goes on to wait for the answer behind our back.
+			context.AfterFunc(ctx, func() { _ = conn.Close() })
+		}
+		return conn, err
 	}}
 }
 
