@@ -1,0 +1,107 @@
+package portmux
+
+import "net/netip"
+
+// loads counts connections, in all and for each client. Its lock is the mux's.
+type loads struct {
+	limits                 Limits
+	clients                map[netip.Addr]load // bounded by the connections there are
+	open, pending, refused int
+}
+
+type load struct{ open, pending int }
+
+func newLoads(l Limits) loads {
+	return loads{limits: l.withDefaults(), clients: make(map[netip.Addr]load)}
+}
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.ConnectionsPerClient, 4000)
+	setDefault(&l.PendingPerClient, 200)
+	setDefault(&l.Connections, 10000)
+	setDefault(&l.Pending, 2000)
+	setDefault(&l.Refused, 100)
+	return l
+}
+
+// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64, since one host has all addresses of that.
+func clientKey(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is4() {
+		return a
+	}
+	p, _ := a.Prefix(64)
+	return p.Addr()
+}
+
+// The limits that may be reached, as the label reason of hafen_mux_refused_total.
+const (
+	refusedTotal         = "total"
+	refusedPending       = "pending"
+	refusedClient        = "client"
+	refusedClientPending = "client_pending"
+	refusedRefused       = "refused"
+)
+
+// full tells whether one more than there may be in all is here. The connection itself is counted already.
+func (l *loads) full() string {
+	switch {
+	case l.open > l.limits.Connections:
+		return refusedTotal
+	case l.pending > l.limits.Pending:
+		return refusedPending
+	}
+	return ""
+}
+
+// claim counts c for the client key; it answers with the limit that is reached, or "".
+func (l *loads) claim(c *Conn, key netip.Addr, refused bool) string {
+	if !key.IsValid() { // no TCP, no address
+		return ""
+	}
+	of := l.clients[key]
+	switch {
+	case refused && l.refused >= l.limits.Refused:
+		return refusedRefused
+	case of.open >= l.limits.ConnectionsPerClient:
+		return refusedClient
+	case of.pending >= l.limits.PendingPerClient:
+		return refusedClientPending
+	}
+	c.key = key
+	of.open++
+	of.pending++
+	l.clients[key] = of
+	if refused {
+		l.refused++
+	}
+	return ""
+}
+
+func (l *loads) established(c *Conn) {
+	l.pending--
+	if of, ok := l.clients[c.key]; ok {
+		of.pending--
+		l.clients[c.key] = of
+	}
+}
+
+func (l *loads) leave(c *Conn) {
+	if c.pending {
+		c.pending = false
+		l.established(c)
+	}
+	l.open--
+	if !c.key.IsValid() {
+		return
+	}
+	if c.refused != nil {
+		l.refused--
+	}
+	of := l.clients[c.key]
+	if of.open--; of.open == 0 {
+		delete(l.clients, c.key)
+	} else {
+		l.clients[c.key] = of
+	}
+}
