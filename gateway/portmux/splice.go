@@ -22,9 +22,9 @@ func (idleError) Status() string { return statusTimeout }
 // direction for idle (zero: for ever). It closes both. The end of one direction is passed on as a half-close, and the
 // other goes on.
 //
-// It returns the bytes moved each way; the error is nil if both sides ended in order. Where both are TCP underneath
-// (a Conn that is plain is), bulk data moves in the kernel by splice(2). Silence costs a small buffer a direction.
-func Splice(a, b net.Conn, idle time.Duration) (aToB, bToA int64, err error) {
+// The error is nil if both sides ended in order. Where both are TCP underneath (a Conn that is plain is), bulk data moves in
+// the kernel by splice(2). Silence costs a small buffer a direction.
+func Splice(a, b net.Conn, idle time.Duration) error {
 	s := &splicing{idle: idle, a: a, b: b}
 	_ = a.SetDeadline(time.Time{})
 	_ = b.SetDeadline(time.Time{})
@@ -44,7 +44,7 @@ func Splice(a, b net.Conn, idle time.Duration) (aToB, bToA int64, err error) {
 	down.run()
 	<-done
 	s.end(nil)
-	return up.moved, down.moved, s.err
+	return s.err
 }
 
 // splicing is what the two directions share.
@@ -94,7 +94,6 @@ type pump struct {
 	src, dst net.Conn
 	in, out  *atomic.Int64 // counters of Conns whose inside is used directly
 	head     []byte
-	moved    int64
 }
 
 const (
@@ -241,7 +240,6 @@ func (p *pump) count(n int64) {
 	if n == 0 {
 		return
 	}
-	p.moved += n
 	p.touch()
 	if p.in != nil {
 		p.in.Add(n)

@@ -418,7 +418,7 @@ func TestPassthrough(t *testing.T) {
 				return
 			}
 			c.Established()
-			_, _, _ = Splice(c, up, time.Minute)
+			_ = Splice(c, up, time.Minute)
 		}
 	})
 	text := strings.Repeat("through and through, ", 100_000)
