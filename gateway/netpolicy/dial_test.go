@@ -54,7 +54,7 @@ func TestAbuse_B07(t *testing.T) {
 		}
 		return addrs("127.0.0.3"), nil
 	}
-	const tries = 2000
+	const tries = 10_000
 	for i := range tries {
 		c, err := d.DialContext(t.Context(), "tcp", hostPort("rebind.test", port), scope("127.0.0.2/32"))
 		if i%2 == 1 {

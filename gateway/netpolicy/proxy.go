@@ -47,8 +47,12 @@ type Proxy struct {
 }
 
 // NewProxy makes a Proxy of http(s)://user:password@host:port. Where file is not empty, the URL is its first line
-// instead. No error of it tells a part of the URL, which may be a secret.
+// instead. Without both there is no proxy, and it returns nil. No error of it tells a part of the URL, which may be a
+// secret.
 func NewProxy(rawURL, file string, noProxy []string) (*Proxy, error) {
+	if rawURL == "" && file == "" {
+		return nil, nil
+	}
 	if file != "" {
 		content, err := os.ReadFile(file)
 		if err != nil {

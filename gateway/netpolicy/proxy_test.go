@@ -298,7 +298,7 @@ func TestNewProxy(t *testing.T) {
 		"proxy.corp:3128":                    "",
 		"socks5://u:geheim@proxy":            "",
 		"http://":                            "",
-		"":                                   "",
+		" ":                                  "",
 		"http://u:geheim@proxy:port":         "",
 		"http://u:gehe im@proxy:1":           "",
 		"http://u:geheim@proxy/path":         "",
@@ -315,6 +315,9 @@ func TestNewProxy(t *testing.T) {
 		case err == nil && p.String() != want:
 			t.Errorf("%q is %s", in, p)
 		}
+	}
+	if p, err := NewProxy("", "", nil); p != nil || err != nil {
+		t.Errorf("nothing: %v, %v", p, err)
 	}
 	file := filepath.Join(t.TempDir(), "proxy")
 	if err := os.WriteFile(file, []byte("\nhttp://u:p@proxy.corp:3128\nsecond line\n"), 0o600); err != nil {
