@@ -1,0 +1,57 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestMint: what an ICE endpoint would hand out, as coturn's use-auth-secret understands it.
+func TestMint(t *testing.T) {
+	a := authority{secret: []byte("north")}
+	username, password := a.mint("alice", time.Unix(1_800_000_000, 0))
+	// printf 1800000000:alice | openssl dgst -sha1 -hmac north -binary | base64
+	if username != "1800000000:alice" || password != "sIm7pn/teO7y3AyXGeXl/xAQR6Q=" {
+		t.Errorf("%q %q", username, password)
+	}
+	if a.derive("x").password(username) == password || a.derive("x").password(username) == a.derive("y").password(username) {
+		t.Error("a derived authority mints the same passwords")
+	}
+}
+
+func TestSecret(t *testing.T) {
+	dir := t.TempDir()
+	made, err := loadSecret("", dir)
+	if err != nil || len(made) < secretBytes {
+		t.Fatalf("%q %v", made, err)
+	}
+	again, err := loadSecret("", dir)
+	if err != nil || !bytes.Equal(again, made) {
+		t.Errorf("after a restart %q %v, want %q", again, err, made)
+	}
+	entries, _ := os.ReadDir(dir)
+	info, err := os.Stat(filepath.Join(dir, "turn.secret"))
+	if err != nil || info.Mode().Perm() != 0o600 || len(entries) != 1 {
+		t.Errorf("%v %v, %d files", info.Mode(), err, len(entries))
+	}
+
+	file := filepath.Join(dir, "own")
+	for content, good := range map[string]bool{"": false, "short\n": false, "long enough for it\n": true, string(make([]byte, 5000)): false} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if secret, err := loadSecret(file, dir); (err == nil) != good || good && string(secret) != "long enough for it" {
+			t.Errorf("%.20q: %q %v", content, secret, err)
+		}
+	}
+	if _, err := loadSecret(filepath.Join(dir, "none"), dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if _, err := loadSecret("", filepath.Join(dir, "none")); err == nil {
+		t.Error("no data_dir, and no error")
+	}
+}
