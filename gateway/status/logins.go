@@ -1,0 +1,206 @@
+package status
+
+import (
+	"crypto/rand"
+	"net/netip"
+	"sync"
+	"time"
+
+	"hafen/configs"
+)
+
+const (
+	// freeTries wrong passwords cost nothing; from then on an address waits, 30 s at first, doubling to 15 minutes.
+	freeTries   = 5
+	firstLock   = 30 * time.Second
+	longestLock = 15 * time.Minute
+	// A session ends after this long without a request, and after a working day in any case.
+	sessionIdle = time.Hour
+	sessionLife = 12 * time.Hour
+	// Bounds: what strangers can make us remember.
+	maxLocks    = 4096
+	maxSessions = 1000
+	// hashesAtOnce bounds memory and processor time that logins take (64 MiB each).
+	hashesAtOnce = 2
+)
+
+// loginResult says how a login went.
+type loginResult int
+
+const (
+	loginOK loginResult = iota
+	loginWrong
+	loginLocked
+	loginBusy
+)
+
+// session is one logged-in browser.
+type session struct {
+	user   configs.AdminUser
+	opened time.Time
+	used   time.Time
+}
+
+// lock counts the wrong passwords from one client.
+type lock struct {
+	wrong int
+	until time.Time
+	last  time.Time
+}
+
+// logins keeps the users, their sessions and who must wait. All of it is in memory: a restart logs everybody out.
+type logins struct {
+	users map[string]configs.AdminUser
+	dummy string // hashed when the user is unknown, so that the answer takes as long
+	slots chan struct{}
+	now   func() time.Time
+
+	mu       sync.Mutex
+	sessions map[string]*session
+	locks    map[netip.Addr]*lock
+}
+
+func newLogins(users []configs.AdminUser, now func() time.Time) (*logins, error) {
+	dummy, err := HashPassword(rand.Text())
+	if err != nil {
+		return nil, err
+	}
+	l := &logins{
+		users: make(map[string]configs.AdminUser, len(users)), dummy: dummy, slots: make(chan struct{}, hashesAtOnce), now: now,
+		sessions: make(map[string]*session), locks: make(map[netip.Addr]*lock),
+	}
+	for _, u := range users {
+		l.users[u.Name] = u
+	}
+	return l, nil
+}
+
+// login checks a password and opens a session. token is what the browser keeps. wait is how long a locked client must.
+func (l *logins) login(client netip.Addr, name, password string) (token string, wait time.Duration, result loginResult) {
+	key := clientKey(client)
+	if wait := l.locked(key); wait > 0 {
+		return "", wait, loginLocked
+	}
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	default:
+		return "", time.Second, loginBusy
+	}
+	user, known := l.users[name]
+	hash := user.PasswordHash
+	if !known {
+		hash = l.dummy
+	}
+	if !VerifyPassword(hash, password) || !known {
+		return "", l.wrong(key), loginWrong
+	}
+	return l.open(key, user), 0, loginOK
+}
+
+// clientKey is an IPv4 address or a /64, as everywhere a client is counted.
+func clientKey(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is4() {
+		return a
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return p.Addr()
+}
+
+// locked tells how long the client must still wait; zero: it may try.
+func (l *logins) locked(key netip.Addr) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k := l.locks[key]; k != nil {
+		return k.until.Sub(l.now())
+	}
+	return 0
+}
+
+// wrong counts one wrong password and returns how long the client has to wait now.
+func (l *logins) wrong(key netip.Addr) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	k := l.locks[key]
+	if k == nil {
+		l.makeRoom(now)
+		k = &lock{}
+		l.locks[key] = k
+	}
+	if now.Sub(k.last) > 2*longestLock {
+		k.wrong = 0
+	}
+	k.wrong++
+	k.last = now
+	if k.wrong < freeTries {
+		return 0
+	}
+	wait := min(firstLock<<min(k.wrong-freeTries, 10), longestLock)
+	k.until = now.Add(wait)
+	return wait
+}
+
+// makeRoom forgets locks that have ended, and the oldest when there are too many all the same.
+func (l *logins) makeRoom(now time.Time) {
+	if len(l.locks) < maxLocks {
+		return
+	}
+	var oldest netip.Addr
+	for a, k := range l.locks {
+		if now.Sub(k.last) > 2*longestLock {
+			delete(l.locks, a)
+		} else if o := l.locks[oldest]; o == nil || k.last.Before(o.last) {
+			oldest = a
+		}
+	}
+	if len(l.locks) >= maxLocks {
+		delete(l.locks, oldest)
+	}
+}
+
+func (l *logins) open(key netip.Addr, user configs.AdminUser) string {
+	token := rand.Text() // 130 bits
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.locks, key)
+	for t, s := range l.sessions {
+		if s.over(now) || len(l.sessions) >= maxSessions {
+			delete(l.sessions, t)
+		}
+	}
+	l.sessions[token] = &session{user: user, opened: now, used: now}
+	return token
+}
+
+func (s *session) over(now time.Time) bool {
+	return now.Sub(s.used) > sessionIdle || now.Sub(s.opened) > sessionLife
+}
+
+// find returns the user of a live session and keeps it alive: an open page is a watched one.
+func (l *logins) find(token string) (configs.AdminUser, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.sessions[token]
+	if s == nil {
+		return configs.AdminUser{}, false
+	}
+	now := l.now()
+	if s.over(now) {
+		delete(l.sessions, token)
+		return configs.AdminUser{}, false
+	}
+	s.used = now
+	return s.user, true
+}
+
+func (l *logins) close(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sessions, token)
+}
