@@ -1,0 +1,278 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3/acme"
+
+	"hafen/configs"
+)
+
+// acmeProtocol is the ALPN of TLS-ALPN-01 (RFC 8737): the authority connects to port 443, says it alone, and looks at
+// the certificate of the handshake.
+const acmeProtocol = "acme-tls/1"
+
+// acmeSource has certmagic order and renew one certificate for each name.
+//
+// certmagic's state is its own here, Cache and Config both; its package-wide defaults are never used. Challenges are
+// answered through Certificate on the gateway's own port 443, and through HTTPChallenge on port 80.
+type acmeSource struct {
+	store  *Store
+	cache  *certmagic.Cache
+	config *certmagic.Config
+	decoy  net.Listener
+
+	mu       sync.Mutex
+	problems map[string]string // by name: why the last order failed
+}
+
+// newACME reads what the source needs from files; the network is left for start.
+func newACME(s *Store) (*acmeSource, error) {
+	o := s.opts.Config.TLS.ACME
+	if o.DNS != (configs.ACMEDNS{}) {
+		return nil, errors.New("tls.acme.dns: is not available yet: delete it; TLS-ALPN-01 on port 443 needs no setting")
+	}
+	roots, err := acmeRoots(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	eab, err := externalAccount(o)
+	if err != nil {
+		return nil, err
+	}
+	a := &acmeSource{store: s, problems: make(map[string]string)}
+	if a.decoy, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, fmt.Errorf("tls.source acme: %w", err)
+	}
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		a.serveDecoy()
+	}()
+	log := quietZap(s.opts.Log)
+	a.cache = certmagic.NewCache(certmagic.CacheOptions{
+		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
+		Logger:           log,
+	})
+	a.config = certmagic.New(a.cache, certmagic.Config{
+		DefaultServerName: s.name,
+		Storage:           &certmagic.FileStorage{Path: filepath.Join(s.opts.Config.DataDir, "acme")},
+		// The responder is one more host that a DMZ would have to reach, and authorities give it up.
+		OCSP:    certmagic.OCSPConfig{DisableStapling: true},
+		OnEvent: a.onEvent,
+		Logger:  log,
+	})
+	host, port, _ := net.SplitHostPort(a.decoy.Addr().String())
+	a.config.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(a.config, certmagic.ACMEIssuer{
+		CA: o.Directory, Email: o.Email, Agreed: true, // whoever sets tls.source to acme has agreed
+		ExternalAccount: eab, TrustedRoots: roots,
+		DisableHTTPChallenge: !s.opts.HTTP01, DisableDistributedSolvers: true,
+		ListenHost: host, AltTLSALPNPort: atoi(port), AltHTTPPort: atoi(port),
+		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // never from the environment
+		Logger:    log,
+	})}
+	return a, nil
+}
+
+// serveDecoy holds a port that certmagic is told to answer challenges on. certmagic can't be told not to listen, but it
+// is content to find the port taken: then it trusts whoever has it to ask GetCertificate, which is what the mux does.
+func (a *acmeSource) serveDecoy() {
+	for {
+		c, err := a.decoy.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(time.Second) // too many open files; nobody waits for this port
+			continue
+		}
+		_ = c.Close()
+	}
+}
+
+func atoi(port string) (n int) {
+	_, _ = fmt.Sscan(port, &n)
+	return n
+}
+
+// acmeRoots are the system's roots and those of a private authority; nil: the system's alone.
+func acmeRoots(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	data, err := readFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("tls.acme.ca_file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(data) {
+		return nil, fmt.Errorf("tls.acme.ca_file: %s holds no certificate (-----BEGIN CERTIFICATE-----)", file)
+	}
+	return pool, nil
+}
+
+// externalAccount binds our account to one that the authority's owner gave us (RFC 8555 section 7.3.4).
+func externalAccount(o configs.ACME) (*acme.EAB, error) {
+	if o.EABKeyID == "" && o.EABKeyFile == "" {
+		return nil, nil
+	}
+	if o.EABKeyID == "" || o.EABKeyFile == "" {
+		return nil, errors.New("tls.acme.eab_key_id: and eab_key_file belong together: write both, or neither")
+	}
+	if err := checkSecret(o.EABKeyFile); err != nil {
+		return nil, fmt.Errorf("tls.acme.eab_key_file: %w", err)
+	}
+	key, err := os.ReadFile(o.EABKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls.acme.eab_key_file: %w", err)
+	}
+	return &acme.EAB{KeyID: o.EABKeyID, MACKey: strings.TrimSpace(string(key))}, nil
+}
+
+// start loads what there is and orders what is missing, in the background: an authority that is down must not keep the
+// gateway from starting.
+func (a *acmeSource) start(ctx context.Context) error {
+	return a.config.ManageAsync(ctx, a.store.names)
+}
+
+// maintain renews in time. certmagic looks every ten minutes by itself, which is too seldom for certificates that live hours
+// or less; the pace here is set by the one that lives shortest.
+func (a *acmeSource) maintain(ctx context.Context) {
+	timer := time.NewTimer(a.pace())
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		pace := a.pace()
+		a.cache.SetOptions(certmagic.CacheOptions{
+			GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
+			RenewCheckInterval: pace, // certmagic takes five of these before the end for an emergency
+		})
+		if err := a.cache.RenewManagedCertificates(ctx); err != nil && ctx.Err() == nil {
+			a.store.opts.Log.Warn("certificates could not be checked for renewal", "err", err)
+		}
+		timer.Reset(pace)
+	}
+}
+
+func (a *acmeSource) pace() time.Duration {
+	pace := certmagic.DefaultRenewCheckInterval
+	for _, name := range a.store.names {
+		leaf := a.leaf(name)
+		if leaf == nil {
+			pace = min(pace, 10*time.Second) // ordered just now: soon there is one, and its life is known
+			continue
+		}
+		pace = min(pace, leaf.NotAfter.Sub(leaf.NotBefore)/30)
+	}
+	return max(pace, time.Second)
+}
+
+// leaf is the newest certificate for a name.
+func (a *acmeSource) leaf(name string) (newest *x509.Certificate) {
+	for _, c := range a.cache.AllMatchingCertificates(name) {
+		if c.Leaf != nil && (newest == nil || c.Leaf.NotAfter.After(newest.NotAfter)) {
+			newest = c.Leaf
+		}
+	}
+	return newest
+}
+
+// certificate answers for a configured name and no other; whoever asks for another causes no order and no look at the disk.
+func (a *acmeSource) certificate(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
+	if !slices.Contains(a.store.names, name) {
+		return nil, ErrNoName
+	}
+	if slices.Equal(hello.SupportedProtos, []string{acmeProtocol}) {
+		if _, open := certmagic.GetACMEChallenge(name); !open {
+			return nil, errNoChallenge
+		}
+	}
+	asked := *hello
+	asked.ServerName = name
+	c, err := a.config.GetCertificate(&asked)
+	if err != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if why := a.problems[name]; why != "" {
+			return nil, fmt.Errorf("%s: %w: %s", name, errNotIssuedYet, why)
+		}
+		return nil, fmt.Errorf("%s: %w", name, errNotIssuedYet)
+	}
+	return c, nil
+}
+
+var errNoChallenge = errors.New("no ACME challenge is open for that name")
+
+// serveHTTP01 answers a challenge that is open, and nothing else.
+func (a *acmeSource) serveHTTP01(w http.ResponseWriter, r *http.Request) {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	issuer, ok := a.config.Issuers[0].(*certmagic.ACMEIssuer)
+	if _, open := certmagic.GetACMEChallenge(configs.CanonicalHost(host)); !open || !ok || !issuer.HandleHTTPChallenge(w, r) {
+		http.NotFound(w, r)
+	}
+}
+
+// onEvent keeps what the administrator needs to know, and says it.
+func (a *acmeSource) onEvent(_ context.Context, event string, data map[string]any) error {
+	name, _ := data["identifier"].(string)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch event {
+	case "cert_obtained":
+		delete(a.problems, name)
+		a.store.opts.Log.Info("certificate issued", "name", name, "renewal", data["renewal"])
+	case "cert_failed":
+		err, _ := data["error"].(error)
+		a.problems[name] = fmt.Sprint(err)
+		a.store.opts.Log.Warn("no certificate from the authority; the old one, if any, stays in use, and it is asked again later",
+			"name", name, "renewal", data["renewal"], "err", err)
+	}
+	return nil
+}
+
+func (a *acmeSource) status() []Info {
+	var all []Info
+	for _, name := range a.store.names {
+		info := Info{Names: []string{name}}
+		if leaf := a.leaf(name); leaf != nil {
+			info = describe(leaf)
+		}
+		a.mu.Lock()
+		info.Name, info.Problem = name, a.problems[name]
+		a.mu.Unlock()
+		if info.Expires.IsZero() && info.Problem == "" {
+			info.Problem = errNotIssuedYet.Error()
+		}
+		all = append(all, info)
+	}
+	return all
+}
+
+func (a *acmeSource) close() error {
+	a.cache.Stop()
+	return a.decoy.Close()
+}
