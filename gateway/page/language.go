@@ -1,0 +1,75 @@
+package page
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// languageCookie remembers what somebody chose with the switch.
+const languageCookie = "hafen_lang"
+
+// Language chooses among the languages: the one asked for with ?lang=, the one chosen before, the browser's, English.
+func Language(r *http.Request, languages []string) string {
+	if lang := r.URL.Query().Get("lang"); slices.Contains(languages, lang) {
+		return lang
+	}
+	if c, err := r.Cookie(languageCookie); err == nil && slices.Contains(languages, c.Value) {
+		return c.Value
+	}
+	return accepted(r.Header.Get("Accept-Language"), languages)
+}
+
+// accepted reads Accept-Language (RFC 9110, section 12.5.4): the first of the highest quality wins; de-CH asks for de.
+// A browser sends a dozen at most; whoever sends more is read that far.
+func accepted(header string, languages []string) string {
+	best, quality := Fallback, 0.0
+	for i, part := range strings.Split(header, ",") {
+		if i == 20 {
+			break
+		}
+		tag, params, _ := strings.Cut(strings.TrimSpace(part), ";")
+		lang, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(tag)), "-")
+		q := 1.0
+		if v, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
+			q, _ = strconv.ParseFloat(v, 64) // what is no number is not wanted
+		}
+		if q > quality && q <= 1 && slices.Contains(languages, lang) {
+			best, quality = lang, q
+		}
+	}
+	return best
+}
+
+// remember keeps a choice made with the switch, for a year.
+func remember(w http.ResponseWriter, r *http.Request, languages []string) {
+	lang := r.URL.Query().Get("lang")
+	if !slices.Contains(languages, lang) {
+		return
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: languageCookie, Value: lang, Path: "/", MaxAge: 365 * 24 * 3600,
+		HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteLaxMode,
+	})
+}
+
+// direction is the way a language is written, for the dir attribute.
+func direction(lang string) string {
+	switch lang {
+	case "ar", "fa", "he", "ur":
+		return "rtl"
+	}
+	return "ltr"
+}
+
+// languageName is what the speakers of a language call it.
+func languageName(lang string) string {
+	switch lang {
+	case "de":
+		return "Deutsch"
+	case "en":
+		return "English"
+	}
+	return lang
+}
