@@ -1,0 +1,409 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// RegionStatus is one region as the status page shows it.
+type RegionStatus struct {
+	Service string `json:"service"`
+	Name    string `json:"name"`
+	// Use is false for a region that is never chosen by the gateway.
+	Use bool `json:"use"`
+	// Chosen: new sessions of the service go there.
+	Chosen bool `json:"chosen"`
+	// State is up when any rung works, unknown before the first answers, else down.
+	State string `json:"state"`
+	// Reason says which rung failed how, when none works.
+	Reason string `json:"reason,omitempty"`
+	// Rung is the one that new sessions take; empty when none works.
+	Rung string `json:"rung,omitempty"`
+	// RTT is the smoothed round trip of that rung, in milliseconds; 0 when none works.
+	RTT      float64      `json:"rtt_ms"`
+	Sessions int          `json:"sessions"`
+	Rungs    []RungStatus `json:"rungs"`
+}
+
+// RungStatus is one rung of a region's uplink ladder.
+type RungStatus struct {
+	Name string `json:"name"`
+	// Kind is udp, tcp, tls or proxy.
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	// Address is what the target's name means now; empty when unknown, or left to the company's proxy.
+	Address string `json:"address,omitempty"`
+	State   string `json:"state"`
+	// Reason is a sentence for the administrator: why the rung does not work, or takes no new sessions.
+	Reason string `json:"reason,omitempty"`
+	// Note is what the administrator should know of a rung that works.
+	Note  string    `json:"note,omitempty"`
+	InUse bool      `json:"in_use"`
+	Since time.Time `json:"since"`
+	RTT   float64   `json:"rtt_ms"`
+	// Loss is the share of the last 32 probes without an answer, 0 to 1.
+	Loss       float64   `json:"loss"`
+	LastProbe  time.Time `json:"last_probe,omitzero"`
+	LastAnswer time.Time `json:"last_answer,omitzero"`
+	Sessions   int       `json:"sessions"`
+}
+
+// RegionEvent is something that happened to a region.
+type RegionEvent struct {
+	Time    time.Time `json:"time"`
+	Service string    `json:"service"`
+	Region  string    `json:"region,omitempty"`
+	// Kind is region_up, region_down, region_chosen, rung_up, rung_down, rung_note, name_lost, name_found or client_moved.
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+}
+
+// RegionEvents are the newest things that happened to the regions, oldest first.
+func (s *Server) RegionEvents() []RegionEvent { return s.regions.events.list() }
+
+// RegionStatus tells the state of all regions, in the order of the configuration.
+func (s *Server) RegionStatus() []RegionStatus { return s.regions.status() }
+
+// ProbeNow probes every rung of a service's regions and tells what came of it; an empty service is the first. It
+// returns within some seconds. Calls at the same time share one run, and its result holds for 2 s, so that whoever
+// asks often does not make the gateway ask often. A rung that has never worked while another does is asked only as
+// often as without this.
+func (s *Server) ProbeNow(ctx context.Context, service string) ([]RegionStatus, error) {
+	return s.regions.probeNow(ctx, service)
+}
+
+func (r *regions) status() []RegionStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []RegionStatus
+	for _, s := range r.services {
+		list = append(list, s.status()...)
+	}
+	return list
+}
+
+func (s *callService) status() []RegionStatus {
+	list := make([]RegionStatus, 0, len(s.regions))
+	for _, g := range s.regions {
+		list = append(list, g.status())
+	}
+	return list
+}
+
+func (g *region) status() RegionStatus {
+	best := g.best()
+	st := RegionStatus{Service: g.service, Name: g.name, Use: g.use, Chosen: g.of.choice.region == g.name}
+	st.State, st.Reason = g.state()
+	for _, rg := range g.rungs {
+		one := rg.status()
+		one.InUse = rg == best
+		st.Sessions += one.Sessions
+		st.Rungs = append(st.Rungs, one)
+		if rg == best {
+			st.Rung, st.RTT = one.Name, one.RTT
+		}
+	}
+	return st
+}
+
+// state is the region's: up when any rung is, down when all that are known are.
+func (g *region) state() (state, reason string) {
+	if g.best() != nil {
+		return string(stateUp), ""
+	}
+	if len(g.rungs) == 0 {
+		return string(stateDown), "its urls and relay.rungs leave no rung"
+	}
+	if !g.use && !g.awake {
+		return string(stateUnknown), "not for use, and not asked for"
+	}
+	for _, rg := range g.rungs {
+		st, why := rg.state()
+		if st == stateUnknown {
+			return string(stateUnknown), ""
+		}
+		if reason != "" {
+			reason += "; "
+		}
+		reason += rg.name + ": " + why
+	}
+	return string(stateDown), reason
+}
+
+// state is the rung's own. A rung whose name has no address is down; one that is up but takes nothing new counts as
+// down here too, with the reason.
+func (rg *rung) state() (pathState, string) {
+	p := rg.current
+	switch {
+	case p == nil && rg.unnamed != "":
+		return stateDown, rg.unnamed
+	case p == nil:
+		return stateUnknown, ""
+	case p.refuses != "":
+		return stateDown, p.refuses
+	case p.state == stateUp && !p.usable():
+		return stateDown, "new connections fail, old ones live: " + p.lastErr
+	}
+	return p.state, p.reason
+}
+
+func (rg *rung) status() RungStatus {
+	state, reason := rg.state()
+	st := RungStatus{Name: rg.name, Kind: string(rg.kind), Target: rg.target(), State: string(state), Reason: reason}
+	for _, p := range rg.paths {
+		st.Sessions += len(p.uplinks)
+	}
+	p := rg.current
+	if p == nil {
+		return st
+	}
+	if p.addr.IsValid() {
+		st.Address = p.addr.String()
+	}
+	st.Note, st.Since, st.Loss, st.LastProbe, st.LastAnswer = p.note, p.since, p.loss(), p.lastSent, p.lastAnswer
+	if p.samples > 0 && p.state == stateUp {
+		st.RTT = float64(p.rtt) / float64(time.Millisecond)
+	}
+	return st
+}
+
+// eventRing keeps the newest events.
+type eventRing struct {
+	mu     sync.Mutex
+	events []RegionEvent
+}
+
+const maxEvents = 200
+
+func (e *eventRing) add(ev RegionEvent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.events) == maxEvents {
+		copy(e.events, e.events[1:])
+		e.events = e.events[:maxEvents-1]
+	}
+	e.events = append(e.events, ev)
+}
+
+func (e *eventRing) list() []RegionEvent {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]RegionEvent(nil), e.events...)
+}
+
+// tale is what has been told of a region, so that only news is told.
+type tale struct {
+	state   string
+	unnamed bool
+	rungs   map[*rung]toldRung
+}
+
+type toldRung struct {
+	state pathState
+	note  string
+}
+
+// tell makes events of what has changed in the region. The caller holds mu.
+func (g *region) tell(now time.Time) {
+	if g.told.rungs == nil {
+		g.told.rungs = make(map[*rung]toldRung)
+	}
+	unnamed := ""
+	for _, rg := range g.rungs {
+		if rg.unnamed != "" {
+			unnamed = rg.unnamed
+		}
+		g.tellRung(now, rg)
+	}
+	if (unnamed != "") != g.told.unnamed {
+		g.told.unnamed = unnamed != ""
+		if unnamed != "" {
+			g.event(now, "name_lost", unnamed)
+		} else {
+			g.event(now, "name_found", "its names resolve again")
+		}
+	}
+	state, reason := g.state()
+	before := g.told.state
+	g.told.state = state
+	switch {
+	case state == before:
+	case state == string(stateDown):
+		g.event(now, "region_down", reason)
+	case state == string(stateUp) && before == string(stateDown):
+		g.event(now, "region_up", "over "+g.best().name)
+	case state == string(stateUnknown):
+		g.told.state = before // no news
+	}
+}
+
+func (g *region) tellRung(now time.Time, rg *rung) {
+	state, reason := rg.state()
+	note := ""
+	if rg.current != nil {
+		note = rg.current.note
+	}
+	before := g.told.rungs[rg]
+	if state == stateUnknown || state == before.state && note == before.note {
+		return
+	}
+	g.told.rungs[rg] = toldRung{state, note}
+	switch {
+	case state == stateDown && before.state != stateDown:
+		g.event(now, "rung_down", rg.name+": "+reason)
+	case state == stateUp && before.state == stateDown:
+		g.event(now, "rung_up", rg.name+" works")
+	}
+	if note != "" && note != before.note {
+		g.event(now, "rung_note", rg.name+": "+note)
+	}
+}
+
+func (g *region) event(now time.Time, kind, text string) {
+	g.out.event(RegionEvent{Time: now, Service: g.service, Region: g.name, Kind: kind, Text: text})
+}
+
+func (r *regions) tellChoice(now time.Time, s *callService, made *change) {
+	r.event(RegionEvent{Time: now, Service: s.name, Region: made.to, Kind: "region_chosen", Text: made.why})
+}
+
+func (r *regions) tellSticky(now time.Time, refusing, asked *region) {
+	asked.event(now, "client_moved", fmt.Sprintf("%s refused a client's credentials: it gets %s, which it asked for, from now on. "+
+		"If that happens often, the regions do not accept the same credentials: set choose: as-asked", refusing.name, asked.name))
+}
+
+func (r *regions) event(ev RegionEvent) {
+	r.events.add(ev)
+	r.unsaid = append(r.unsaid, ev)
+}
+
+// say logs what has happened. The log may block, so the caller does not hold mu.
+func (r *regions) say() {
+	r.mu.Lock()
+	unsaid := r.unsaid
+	r.unsaid = nil
+	r.mu.Unlock()
+	for _, ev := range unsaid {
+		level := slog.LevelInfo
+		switch ev.Kind {
+		case "region_down", "name_lost", "rung_note", "client_moved":
+			level = slog.LevelWarn
+		}
+		r.log.Log(context.Background(), level, ev.Text, "event", ev.Kind, "service", ev.Service, "region", ev.Region)
+	}
+}
+
+// probeRun is one run of ProbeNow.
+type probeRun struct {
+	done  chan struct{}
+	ended time.Time // zero while it runs
+	found []RegionStatus
+}
+
+// runHolds is how long the result of a run is given to whoever asks.
+const runHolds = 2 * time.Second
+
+func (r *regions) probeNow(ctx context.Context, service string) ([]RegionStatus, error) {
+	s := r.serviceNamed(service)
+	if s == nil {
+		return nil, &noRegionError{fmt.Sprintf("there is no service %q", service)}
+	}
+	r.mu.Lock()
+	run := s.run
+	if now := r.now(); run == nil || !run.ended.IsZero() && now.Sub(run.ended) >= runHolds {
+		run = &probeRun{done: make(chan struct{})}
+		s.run = run
+		r.startRun(now, s, run)
+	}
+	r.mu.Unlock()
+	select {
+	case <-run.done:
+		return run.found, nil
+	case <-r.ctx.Done():
+		return nil, &noRegionError{"the gateway is stopping"}
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// startRun probes all paths that new sessions might take. The caller holds mu.
+func (r *regions) startRun(now time.Time, s *callService, run *probeRun) {
+	var probes sync.WaitGroup
+	for _, g := range s.regions {
+		if !g.active(now) {
+			continue
+		}
+		for _, rg := range g.rungs {
+			p := rg.current
+			if p == nil {
+				continue
+			}
+			d := p.duty()
+			if !p.worked && d.another && now.Before(p.next(now, d)) {
+				continue
+			}
+			p.sent(now, r.jitter())
+			probes.Add(1)
+			r.spawn(func(ctx context.Context) {
+				defer probes.Done()
+				p.probeOnce(ctx, d.inUse)
+			})
+		}
+	}
+	r.spawn(func(context.Context) {
+		probes.Wait()
+		r.mu.Lock()
+		run.found, run.ended = s.status(), r.now()
+		r.mu.Unlock()
+		close(run.done)
+	})
+}
+
+// regionCollector makes metrics of the status when they are asked for.
+type regionCollector struct {
+	out     *regions
+	rtt, up *prometheus.Desc
+}
+
+// registerRegions registers the regions' metrics and returns how to take them back.
+func registerRegions(reg prometheus.Registerer, out *regions) (func(), error) {
+	if reg == nil {
+		return func() {}, nil
+	}
+	labels := []string{"service", "region"}
+	c := &regionCollector{
+		out: out,
+		rtt: prometheus.NewDesc("hafen_relay_region_rtt_seconds", "Smoothed round trip to a region over the rung in use.", labels, nil),
+		up:  prometheus.NewDesc("hafen_relay_region_up", "1 when a region takes new sessions over any rung.", labels, nil),
+	}
+	if err := reg.Register(c); err != nil {
+		return nil, err
+	}
+	return func() { reg.Unregister(c) }, nil
+}
+
+// Describe implements prometheus.Collector.
+func (c *regionCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.rtt
+	ch <- c.up
+}
+
+// Collect implements prometheus.Collector.
+func (c *regionCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, st := range c.out.status() {
+		if !st.Use {
+			continue
+		}
+		up := 0.0
+		if st.State == string(stateUp) {
+			up = 1
+			ch <- prometheus.MustNewConstMetric(c.rtt, prometheus.GaugeValue, st.RTT/1000, st.Service, st.Name)
+		}
+		ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, up, st.Service, st.Name)
+	}
+}
