@@ -1,0 +1,114 @@
+package relay
+
+import (
+	"net"
+	"time"
+)
+
+// ServeStream carries one client that speaks TURN over conn, until its end. head is what was read of the stream already. It owns
+// conn and closes it. The error says why the session did not end as it should, and has a status word.
+func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
+	if !s.enter() {
+		_ = conn.Close()
+		return errClosing
+	}
+	defer s.wg.Done()
+	owner := conn
+	if d, ok := conn.(interface{ Detach() (net.Conn, []byte) }); ok {
+		below, rest := d.Detach()
+		conn, head = below, append(head[:len(head):len(head)], rest...)
+	}
+	st := newStream(conn, s.config.Relay.Queue.MaxAge, s.metrics)
+	st.owner = owner
+	ses := s.newSession(c)
+	ses.leg, ses.stream = st, st
+	st.lost = func(err error) { ses.end(&failure{"err_client", err}) }
+	s.begin(ses)
+
+	r := &clientReader{session: ses, frames: frameReader{strict: true}}
+	r.take = r.takeFrame
+	ses.end(r.read(head))
+	st.wait()
+	r.frames.release()
+	return ses.reason()
+}
+
+// begin puts a session into the table, where Close finds it.
+func (s *Server) begin(ses *session) {
+	s.table.add(ses)
+	if s.ctx.Err() != nil { // Close may have looked before
+		ses.end(errClosing)
+	}
+}
+
+// reason is why the session ended; nil: as it should.
+func (ses *session) reason() error {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	return ses.refusal
+}
+
+// clientReader cuts a client's stream into messages and feeds its session.
+type clientReader struct {
+	session *session
+	frames  frameReader
+	msgs    [][]byte // that pass, and are not sent yet
+	take    func(frame []byte) error
+}
+
+// read reads until the stream ends; nil: the client ended it.
+func (r *clientReader) read(head []byte) error {
+	if len(head) > 0 {
+		if err := r.feed(head); err != nil {
+			return err
+		}
+	}
+	return r.session.stream.receive(func(buf *readBuffer, n int) error {
+		r.msgs = buf.msgs[:0]
+		err := r.feed(buf.bytes[:n])
+		buf.msgs, r.msgs = r.msgs, nil
+		return err
+	})
+}
+
+// feed works on what was read last. Nothing of b is kept.
+func (r *clientReader) feed(b []byte) error {
+	dropped := r.frames.dropped
+	err := r.frames.split(b, r.session.server.now(), r.take)
+	r.flush()
+	r.frames.recycle()
+	if n := r.frames.dropped - dropped; n > 0 {
+		r.session.server.metrics.invalid.WithLabelValues("client").Add(float64(n))
+	}
+	if err != nil {
+		r.session.server.metrics.invalid.WithLabelValues("client").Inc()
+		return &failure{"err_protocol", err}
+	}
+	r.session.unfinished.Store(unixNano(r.frames.unfinished()))
+	return nil
+}
+
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func (r *clientReader) takeFrame(frame []byte) error {
+	if r.session.passes(frame) {
+		r.msgs = append(r.msgs, frame)
+		return nil
+	}
+	r.flush() // in order: a ChannelBind, say, and what uses the channel
+	r.session.message(frame)
+	return nil
+}
+
+func (r *clientReader) flush() {
+	if len(r.msgs) > 0 {
+		r.session.fromClient(r.msgs)
+		clear(r.msgs)
+		r.msgs = r.msgs[:0]
+	}
+}

@@ -1,0 +1,380 @@
+package relay
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// fullChunk is the most that one write takes: a TLS record. A path that has been slow lately gets slowChunk, since what is
+	// written can't be overtaken any more.
+	fullChunk = 16 << 10
+	slowChunk = 2600
+	// slowMemory is how long a path counts as slow after it has last made us wait.
+	slowMemory = 10 * time.Second
+	slowWait   = 5 * time.Millisecond
+	// StuckTimeout ends a stream that takes nothing at all.
+	StuckTimeout = 20 * time.Second
+)
+
+var chunks = sync.Pool{New: func() any { return new([fullChunk]byte) }}
+
+// stream is one framed byte stream: to a client, or to a region on a TCP or TLS rung. Messages go out through a queue, and
+// delivering one never blocks.
+//
+// Where the socket beneath can be had, a delivery writes at once if the kernel has room, and no goroutine but the deliverer's is
+// woken. Only when it has none a goroutine waits for room, and ends when the queue is empty. Where it can't be had (TLS inside
+// another's TLS), that goroutine does blocking writes.
+type stream struct {
+	conn   net.Conn // plaintext: a *tls.Conn, or the socket's connection
+	owner  net.Conn // what was handed over, and is to be closed
+	socket *socket  // nil: blocking
+	meter  *metrics
+	// lost is called when a write has failed, not under the lock.
+	lost func(error)
+	// relayed counts the messages that were written.
+	relayed func(messages, bytes int)
+
+	mu       sync.Mutex
+	queue    queue
+	draining bool // a goroutine is at work on the queue
+	waited   int64
+	closed   bool
+	err      error
+	wg       sync.WaitGroup
+
+	stuck atomic.Int64 // since when nothing was taken although something waits; 0: all is well
+	delay atomic.Int64 // of what was written last, nanoseconds
+	drops [kinds]atomic.Uint32
+}
+
+// redirector is a connection beneath TLS that can be put over other I/O: wire, and its like of the port's mux.
+type redirector interface{ Redirect(rw io.ReadWriter) }
+
+// newStream prepares conn, on which a handshake is over and nobody reads or writes.
+func newStream(conn net.Conn, maxAge time.Duration, m *metrics) *stream {
+	if maxAge <= 0 {
+		maxAge = defaultMaxAge
+	}
+	st := &stream{conn: conn, owner: conn, meter: m, queue: queue{maxAge: maxAge}}
+	switch c := conn.(type) {
+	case *net.TCPConn:
+		st.socket = newSocket(c)
+	case *tls.Conn:
+		if below, ok := c.NetConn().(redirector); ok {
+			if st.socket = newSocket(c.NetConn()); st.socket != nil {
+				below.Redirect(st.socket)
+			}
+		}
+	}
+	return st
+}
+
+// nanoseconds is a clock for queues, which only goes up.
+func nanoseconds() int64 { return int64(time.Since(clockStart)) }
+
+var clockStart = time.Now()
+
+// deliver sends messages, now or as soon as the path has room. They are copied.
+func (st *stream) deliver(msgs [][]byte) {
+	st.mu.Lock()
+	if st.closed || st.err != nil {
+		st.mu.Unlock()
+		return
+	}
+	now := nanoseconds()
+	if st.socket != nil && !st.draining && st.queue.empty() {
+		msgs = st.express(msgs, now)
+	}
+	for _, msg := range msgs {
+		if l, ok := st.queue.admit(msg); ok {
+			st.queue.push(msg, l, now)
+		}
+	}
+	if !st.draining && (len(msgs) > 0 || st.socket != nil && st.socket.kept()) {
+		st.pump()
+	}
+	st.account()
+	err := st.err
+	st.mu.Unlock()
+	st.report(err)
+}
+
+// express writes messages past the empty queue as long as the path has room, and returns the rest.
+func (st *stream) express(msgs [][]byte, now int64) [][]byte {
+	chunk := chunks.Get().(*[fullChunk]byte)
+	defer chunks.Put(chunk)
+	limit := st.limit(now)
+	for len(msgs) > 0 && st.err == nil && !st.socket.kept() && st.socket.writable() {
+		out, n := chunk[:0:limit], 0
+		for len(msgs) > 0 && len(out)+padded(len(msgs[0])) <= limit {
+			if l, ok := st.queue.admit(msgs[0]); ok {
+				out = appendPadded(out, msgs[0])
+				l.sent()
+				n++
+			}
+			msgs = msgs[1:]
+		}
+		st.err = st.write(out, n, 0)
+	}
+	return msgs
+}
+
+func (st *stream) limit(now int64) int {
+	if st.waited != 0 && now-st.waited < int64(slowMemory) {
+		return slowChunk
+	}
+	return fullChunk
+}
+
+// write writes one chunk. The caller has the lock, unless the stream is a blocking one.
+func (st *stream) write(out []byte, messages int, delay time.Duration) error {
+	if len(out) == 0 {
+		return nil
+	}
+	if _, err := st.conn.Write(out); err != nil {
+		return err
+	}
+	st.delay.Store(int64(delay))
+	st.meter.queueDelay.Observe(delay.Seconds())
+	if st.relayed != nil {
+		st.relayed(messages, len(out))
+	}
+	return nil
+}
+
+// pump writes from the queue until it is empty or the path has no room; then a goroutine waits for room. The caller has the lock.
+func (st *stream) pump() {
+	if st.socket != nil && st.advance() {
+		return
+	}
+	st.draining = true
+	st.stuck.Store(nanoseconds())
+	st.wg.Add(1)
+	if st.socket != nil {
+		go st.drain()
+	} else {
+		go st.drainBlocking()
+	}
+}
+
+// kick sends what TLS has written on its own, from within a read, and the socket had no room for.
+func (st *stream) kick() {
+	if st.socket == nil || !st.socket.kept() {
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.draining && !st.closed && st.err == nil {
+		st.pump()
+	}
+}
+
+// advance writes what can be written without waiting; true when nothing is left to do. The caller has the lock.
+func (st *stream) advance() bool {
+	for st.err == nil && !st.closed {
+		flushed, err := st.socket.flush()
+		switch {
+		case err != nil:
+			st.err = err
+		case !flushed:
+			return false
+		case st.queue.empty():
+			return true
+		case !st.socket.writable():
+			return false
+		default:
+			chunk := chunks.Get().(*[fullChunk]byte)
+			now := nanoseconds()
+			out := st.queue.take(chunk[:0:st.limit(now)], now)
+			st.err = st.write(out, st.queue.taken, st.queue.delay)
+			chunks.Put(chunk)
+		}
+	}
+	return true
+}
+
+// drain waits for room and writes, until the queue is empty or the stream lost.
+func (st *stream) drain() {
+	defer st.wg.Done()
+	for done := false; !done; {
+		began := nanoseconds()
+		err := st.socket.awaitWritable()
+		now := nanoseconds()
+		st.mu.Lock()
+		if now-began > int64(slowWait) {
+			st.waited = now
+		}
+		if err != nil && st.err == nil {
+			st.err = err
+		}
+		done = st.advance()
+		err = st.settle(done, now)
+		st.mu.Unlock()
+		st.report(err)
+	}
+}
+
+// drainBlocking does the same with writes that block, not under the lock.
+func (st *stream) drainBlocking() {
+	defer st.wg.Done()
+	chunk := chunks.Get().(*[fullChunk]byte)
+	defer chunks.Put(chunk)
+	for {
+		st.mu.Lock()
+		now := nanoseconds()
+		out := st.queue.take(chunk[:0:slowChunk], now)
+		messages, delay := st.queue.taken, st.queue.delay
+		done := len(out) == 0 || st.closed || st.err != nil
+		err := st.settle(done, now)
+		st.mu.Unlock()
+		st.report(err)
+		if done {
+			return
+		}
+		_ = st.conn.SetWriteDeadline(time.Now().Add(StuckTimeout))
+		if err := st.write(out, messages, delay); err != nil {
+			st.mu.Lock()
+			st.err = err
+			st.mu.Unlock()
+		}
+	}
+}
+
+// settle notes how far a drain has come, and returns what the stream has failed with. The caller has the lock.
+func (st *stream) settle(done bool, now int64) error {
+	st.account()
+	st.draining = !done
+	if done {
+		now = 0
+	}
+	st.stuck.Store(now)
+	return st.err
+}
+
+func (st *stream) report(err error) {
+	if err != nil && st.lost != nil {
+		st.lost(err)
+	}
+}
+
+// account moves the queue's own counts to where others may read them. The caller has the lock.
+func (st *stream) account() {
+	for k, n := range st.queue.dropped {
+		if n > 0 {
+			st.queue.dropped[k] = 0
+			st.drops[k].Add(n)
+			st.meter.dropped[k].Add(float64(n))
+		}
+	}
+}
+
+// readBuffer holds what one read returns, and the messages in it. It is held only while there is something to read.
+type readBuffer struct {
+	bytes [fullChunk]byte
+	msgs  [][]byte
+}
+
+var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
+
+// receive hands what arrives to take until the stream ends or take fails. buf is take's until it returns.
+func (st *stream) receive(take func(buf *readBuffer, n int) error) error {
+	if st.socket == nil {
+		return st.receiveBlocking(take)
+	}
+	var buf *readBuffer
+	var n int
+	var err error
+	read := func(uintptr) bool {
+		if buf == nil {
+			buf = readBuffers.Get().(*readBuffer)
+		}
+		if n, err = st.conn.Read(buf.bytes[:]); errors.Is(err, errWouldBlock) {
+			readBuffers.Put(buf)
+			buf = nil
+			return false
+		}
+		return true
+	}
+	for {
+		// What is read is worked on outside the callback: whoever closes the connection waits for its end.
+		if lost := st.socket.raw.Read(read); lost != nil {
+			return lost
+		}
+		failed := error(nil)
+		if n > 0 {
+			failed = take(buf, n)
+		}
+		st.kick()
+		if failed == nil {
+			failed = err
+		}
+		if failed != nil {
+			readBuffers.Put(buf)
+			return failed
+		}
+	}
+}
+
+func (st *stream) receiveBlocking(take func(buf *readBuffer, n int) error) error {
+	buf := readBuffers.Get().(*readBuffer)
+	defer readBuffers.Put(buf)
+	for {
+		n, err := st.conn.Read(buf.bytes[:])
+		if n > 0 {
+			if failed := take(buf, n); failed != nil {
+				return failed
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// closeWrite ends our direction only, so that the last answer is read before the connection goes.
+func (st *stream) closeWrite() {
+	if c, ok := st.conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
+}
+
+// close ends the stream. It may be called more than once, but not from within receive's or a write's callbacks.
+func (st *stream) close() {
+	st.mu.Lock()
+	first := !st.closed
+	st.closed = true
+	st.account()
+	st.queue.clear()
+	st.mu.Unlock()
+	if first {
+		_ = st.conn.Close()
+	}
+	if first && st.owner != st.conn {
+		_ = st.owner.Close()
+	}
+}
+
+// wait waits for the end of what close has ended.
+func (st *stream) wait() { st.wg.Wait() }
+
+// queued tells how long the oldest message has waited.
+func (st *stream) queued() time.Duration {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.queue.age(nanoseconds())
+}
+
+// isStuck tells whether the other end has taken nothing for too long. A nil stream is never stuck.
+func (st *stream) isStuck() bool {
+	if st == nil {
+		return false
+	}
+	since := st.stuck.Load()
+	return since != 0 && time.Duration(nanoseconds()-since) > StuckTimeout
+}

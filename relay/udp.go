@@ -1,0 +1,321 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/pion/stun/v2"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// VerifyTimeout is how long a UDP five-tuple has for winning an allocation. It may be an invention, so it gets less time than
+	// a stream: a challenge, a signed request and its answer.
+	VerifyTimeout = 10 * time.Second
+	// maxUnverified bounds the five-tuples on the way to an allocation: each holds a socket towards a region. Strangers beyond it
+	// get silence, and have TCP.
+	maxUnverified = 256
+	// readPause is the longest pause after a failed read; a listener never ends for one.
+	readPause = time.Second
+)
+
+// ServePacket carries the clients that send STUN and TURN to pc, until the server is closed or pc is. It owns pc and closes it.
+// Answers leave from the address that was asked.
+func (s *Server) ServePacket(pc *net.UDPConn) error {
+	if !s.enter() {
+		_ = pc.Close()
+		return errClosing
+	}
+	defer s.wg.Done()
+	defer pc.Close()
+	l, err := newListener(s, pc)
+	if err != nil {
+		return err
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	s.wg.Add(1)
+	go func() { // closes the socket when the server closes
+		defer s.wg.Done()
+		select {
+		case <-s.ctx.Done():
+			_ = pc.Close()
+		case <-stop:
+		}
+	}()
+	l.read()
+	for _, ses := range l.all() {
+		ses.end(errClosing)
+	}
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	return &failure{"err_client", errors.New("the socket was closed")}
+}
+
+// tuple is what tells UDP clients apart: a client's address and port, and the address of ours that it asked.
+type tuple struct {
+	client netip.AddrPort
+	local  netip.Addr
+}
+
+// listener is one UDP socket and its clients.
+type listener struct {
+	server *Server
+	socket *datagrams
+	port   uint16
+	budget *budget
+
+	mu         sync.Mutex
+	clients    map[tuple]*packetClient
+	unverified map[netip.Prefix]int
+	strangers  int // the sum of unverified
+
+	run     [][]byte // messages of one client, in a row
+	runFrom *packetClient
+}
+
+func newListener(s *Server, pc *net.UDPConn) (*listener, error) {
+	raw, err := pc.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("the socket: %w", err)
+	}
+	l := &listener{
+		server: s, socket: &datagrams{raw: raw}, budget: newBudget(),
+		clients: make(map[tuple]*packetClient), unverified: make(map[netip.Prefix]int),
+	}
+	if a, ok := pc.LocalAddr().(*net.UDPAddr); ok {
+		l.port = uint16(a.Port)
+	}
+	if failed := raw.Control(func(fd uintptr) { err = wantPacketInfo(int(fd)) }); failed != nil {
+		err = failed
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the socket can't tell which address was asked: %w", err)
+	}
+	return l, nil
+}
+
+// read serves datagrams until the socket is closed.
+func (l *listener) read() {
+	var batch *addressedBatch
+	var msgs [][]byte
+	var err error
+	read := func(fd uintptr) bool {
+		if batch == nil {
+			batch = addressedBatches.Get().(*addressedBatch)
+		}
+		if msgs, err = batch.receive(fd); errors.Is(err, unix.EAGAIN) {
+			addressedBatches.Put(batch)
+			batch = nil
+			return false
+		}
+		return true
+	}
+	pause := time.Duration(0)
+	for {
+		if lost := l.socket.raw.Read(read); lost != nil {
+			return // closed: nothing else makes the poller give up
+		}
+		if err != nil {
+			pause = min(max(2*pause, 5*time.Millisecond), readPause)
+			time.Sleep(pause)
+			continue
+		}
+		pause = 0
+		now := l.server.now()
+		for i, msg := range msgs {
+			l.datagram(batch, i, msg, now)
+		}
+		l.flush()
+	}
+}
+
+// datagram takes one datagram to its client.
+func (l *listener) datagram(batch *addressedBatch, i int, msg []byte, now time.Time) {
+	t, ok := batch.tuple(i)
+	if msg = trimmed(msg); msg == nil || !ok {
+		l.ignore("not_turn")
+		return
+	}
+	c := l.find(t)
+	if c != nil && c.session.passes(msg) {
+		if l.runFrom != c {
+			l.flush()
+			l.runFrom = c
+		}
+		l.run = append(l.run, msg)
+		return
+	}
+	l.flush()
+	if isChannelData(msg) || messageType(msg)&classMask != classRequest {
+		if c == nil {
+			l.ignore("no_allocation")
+		}
+		return
+	}
+	if c == nil || !c.verified() {
+		if !l.budget.allows(t.client.Addr(), now) {
+			l.ignore("budget")
+			return
+		}
+	}
+	if c == nil {
+		if c = l.stranger(t, batch, i, msg, now); c == nil {
+			return
+		}
+	}
+	c.session.message(msg)
+}
+
+// flush sends the run of messages of one client.
+func (l *listener) flush() {
+	if len(l.run) > 0 {
+		l.runFrom.session.fromClient(l.run)
+		clear(l.run)
+		l.run = l.run[:0]
+	}
+	l.runFrom = nil
+}
+
+func (l *listener) ignore(why string) { l.server.metrics.ignored.WithLabelValues(why).Inc() }
+
+// stranger takes a request of a client that has no session. Only an Allocate begins one.
+func (l *listener) stranger(t tuple, batch *addressedBatch, i int, msg []byte, now time.Time) *packetClient {
+	if err := l.server.admit(t.client.Addr()); err != nil {
+		l.ignore("not_admitted")
+		return nil
+	}
+	c := l.newClient(t, batch, i)
+	var m message
+	if m.parse(msg) != nil || m.method != stun.MethodAllocate {
+		// It answers, and is forgotten.
+		c.session.message(msg)
+		return nil
+	}
+	if !l.keep(c) {
+		l.ignore("full")
+		return nil
+	}
+	c.session.mu.Lock()
+	c.session.deadline = now.Add(VerifyTimeout)
+	c.session.mu.Unlock()
+	l.server.begin(c.session)
+	return c
+}
+
+func (l *listener) newClient(t tuple, batch *addressedBatch, i int) *packetClient {
+	c := &packetClient{listener: l, tuple: t}
+	c.to.back(batch, i)
+	c.session = l.server.newSession(Client{
+		Addr: t.client, Local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(t.local, l.port)), Via: "udp", Established: c.verify,
+	})
+	c.session.leg = c
+	return c
+}
+
+// keep takes a client into the table if there is room for one more that has proved nothing.
+func (l *listener) keep(c *packetClient) bool {
+	network := clientNetwork(c.tuple.client.Addr())
+	limit := l.server.config.Limits.PendingPerClient
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.strangers >= maxUnverified || limit > 0 && l.unverified[network] >= limit {
+		return false
+	}
+	l.clients[c.tuple] = c
+	l.unverified[network]++
+	l.strangers++
+	c.pending = true
+	return true
+}
+
+func (l *listener) find(t tuple) *packetClient {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clients[t]
+}
+
+func (l *listener) all() []*session {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*session, 0, len(l.clients))
+	for _, c := range l.clients {
+		list = append(list, c.session)
+	}
+	return list
+}
+
+// packetClient is one client of a UDP socket: the leg of its session.
+type packetClient struct {
+	listener *listener
+	tuple    tuple
+	to       destination
+	session  *session
+
+	// Guarded by listener.mu.
+	pending bool
+}
+
+// verified tells whether the client has shown that it receives what is sent to it: an allocation takes a nonce that it was sent.
+func (c *packetClient) verified() bool { return c.session.inPhase(phaseAllocated) }
+
+// verify is called when the client has won an allocation.
+func (c *packetClient) verify() {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.known()
+}
+
+// known ends the client's time as a stranger. The caller has the listener's lock.
+func (c *packetClient) known() {
+	if !c.pending {
+		return
+	}
+	c.pending = false
+	c.listener.strangers--
+	network := clientNetwork(c.tuple.client.Addr())
+	if c.listener.unverified[network]--; c.listener.unverified[network] <= 0 {
+		delete(c.listener.unverified, network)
+	}
+}
+
+// deliver sends messages to the client, as far as its socket has room. What a client gets that has proved nothing is counted.
+func (c *packetClient) deliver(msgs [][]byte) {
+	if !c.verified() {
+		kept := msgs[:0]
+		for _, msg := range msgs {
+			if c.listener.budget.spend(c.tuple.client.Addr(), len(msg), c.listener.server.now()) {
+				kept = append(kept, msg)
+			} else {
+				c.listener.ignore("budget")
+			}
+		}
+		msgs = kept
+	}
+	_, _ = c.listener.socket.send(msgs, &c.to)
+}
+
+func (c *packetClient) close() {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	if c.listener.clients[c.tuple] == c {
+		delete(c.listener.clients, c.tuple)
+	}
+	c.known()
+}
+
+// admitConfigured is the admission where nobody else decides.
+func (s *Server) admitConfigured(client netip.Addr) error {
+	client = client.Unmap()
+	for _, p := range s.config.Clients {
+		if p.Contains(client) {
+			return nil
+		}
+	}
+	return &failure{"err_policy", fmt.Errorf("%s is in no network of clients", client)}
+}
