@@ -35,8 +35,8 @@ type Proxy struct {
 	Secure bool
 	// Username and Password are for Basic authentication. An empty Username means none.
 	Username, Password string
-	// Via is sent as the received-by part of a Via header (RFC 9110 section 7.6.3), so that a gateway on the way can see
-	// that it talks to itself. "" means that none is sent.
+	// Via is sent as the received-by part of a Via header (RFC 9110 section 7.6.3), behind what WithVia says, so that a
+	// gateway can see that a request of its own comes back to it. "" means that none is added.
 	Via string
 	// TLS is for a Secure proxy. nil means the system's roots.
 	TLS *tls.Config
@@ -207,7 +207,7 @@ func (p *Proxy) connect(ctx context.Context, conn net.Conn, target string) (net.
 		}
 		conn = secure
 	}
-	if _, err := io.WriteString(conn, p.request(target)); err != nil {
+	if _, err := io.WriteString(conn, p.request(ctx, target)); err != nil {
 		return nil, err
 	}
 	br := bufio.NewReader(&io.LimitedReader{R: conn, N: maxProxyHead})
@@ -228,15 +228,27 @@ func (p *Proxy) connect(ctx context.Context, conn net.Conn, target string) (net.
 	return withHead(conn, br)
 }
 
-func (p *Proxy) request(target string) string {
+type viaKey struct{}
+
+// WithVia is for a dial on behalf of a request that came with this Via header: DialVia tells the company proxy who has
+// passed it on already. Without it, two gateways that are each other's proxy would go round in circles.
+func WithVia(ctx context.Context, via string) context.Context {
+	return context.WithValue(ctx, viaKey{}, via)
+}
+
+func (p *Proxy) request(ctx context.Context, target string) string {
 	var b strings.Builder
 	b.WriteString("CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n")
 	if p.Username != "" {
 		credentials := base64.StdEncoding.EncodeToString([]byte(p.Username + ":" + p.Password))
 		b.WriteString("Proxy-Authorization: Basic " + credentials + "\r\n") // RFC 7617
 	}
+	via, _ := ctx.Value(viaKey{}).(string)
 	if p.Via != "" {
-		b.WriteString("Via: 1.1 " + p.Via + "\r\n")
+		via = strings.TrimPrefix(via+", 1.1 "+p.Via, ", ")
+	}
+	if via != "" && !strings.ContainsAny(via, "\r\n") {
+		b.WriteString("Via: " + via + "\r\n")
 	}
 	b.WriteString("\r\n")
 	return b.String()

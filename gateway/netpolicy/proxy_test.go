@@ -79,7 +79,7 @@ func TestDialViaCarriesBytesBothWays(t *testing.T) {
 	})
 	d := proxyDialer(t, "http://us%20er:p%40ss%3Aword@"+addr+"/")
 	d.Proxy.Via = "token-of-ours"
-	c, err := d.DialVia(t.Context(), "tcp", "call.test:443", Scope{})
+	c, err := d.DialVia(WithVia(t.Context(), "1.1 before"), "tcp", "call.test:443", Scope{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestDialViaCarriesBytesBothWays(t *testing.T) {
 	req := <-got
 	user, password, _ := (&http.Request{Header: http.Header{"Authorization": req.Header["Proxy-Authorization"]}}).BasicAuth()
 	if req.Method != "CONNECT" || req.RequestURI != "call.test:443" || req.Host != "call.test:443" || user != "us er" || password != "p@ss:word" ||
-		req.Header.Get("Via") != "1.1 token-of-ours" {
+		req.Header.Get("Via") != "1.1 before, 1.1 token-of-ours" {
 		t.Errorf("the proxy got %s %s, user %q, password %q, header %v", req.Method, req.RequestURI, user, password, req.Header)
 	}
 }

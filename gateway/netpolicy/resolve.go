@@ -59,7 +59,7 @@ func (d *Dialer) resolveWithin(ctx context.Context, host string, port uint16, s 
 
 // addresses finds what host stands for: itself, a fixed address, or what DNS answers. The result is not empty.
 func (d *Dialer) addresses(ctx context.Context, host string, limit time.Duration) ([]netip.Addr, error) {
-	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	name := strings.TrimSuffix(host, ".")
 	literal := strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 	if a, err := netip.ParseAddr(literal); err == nil {
 		return []netip.Addr{a.Unmap()}, nil
@@ -67,6 +67,7 @@ func (d *Dialer) addresses(ctx context.Context, host string, limit time.Duration
 	if err := checkName(name); err != nil {
 		return nil, &Error{"resolve", host, StatusPolicy, err}
 	}
+	name = strings.ToLower(name) // after the check: Unicode has letters whose lower case is ASCII
 	if fixed := d.Hosts[name]; len(fixed) > 0 {
 		return unmapped(fixed), nil
 	}
@@ -97,12 +98,12 @@ func checkName(name string) error {
 			return errors.New("each part of a name has 1 to 63 characters")
 		}
 		for i := range len(label) {
-			if c := label[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			if c := label[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
 				return errors.New("a name consists of letters, digits and hyphens (others in their xn-- form)")
 			}
 		}
 	}
-	last := labels[len(labels)-1]
+	last := strings.ToLower(labels[len(labels)-1])
 	if hex, ok := strings.CutPrefix(last, "0x"); ok && strings.Trim(hex, "0123456789abcdef") == "" || strings.Trim(last, "0123456789") == "" {
 		return errors.New("it ends in a number like an address, but is written as none")
 	}

@@ -71,7 +71,7 @@ func TestNamesThatAreNone(t *testing.T) {
 	}}
 	for _, name := range []string{
 		"", ".", "a..b", "127.1", "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "1.2.3.4.5", "call.example.0x1f", "call.example.1", "a b", "a\x00b",
-		"call.example%2eevil", "fe80::1%lo%", "cäll.example", strings.Repeat("a", 64) + ".example", strings.Repeat("a.", 127) + "example", "a/b", "a@b", "call:443",
+		"call.example%2eevil", "fe80::1%lo%", "cäll.example", strings.Repeat("a", 64) + ".example", strings.Repeat("a.", 127) + "example", "a/b", "a@b", "call:443", "\u212Aall.example", "a.0X7F",
 	} {
 		if got, err := d.Resolve(t.Context(), name, 443, everywhere); err == nil || statusOf(t, err) != StatusPolicy {
 			t.Errorf("%q: %v, %v", name, got, err)
