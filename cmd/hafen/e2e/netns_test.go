@@ -221,12 +221,18 @@ func (ns *namespace) do(f func() error) error {
 // waitFor polls until ok, or fails the test with what was waited for.
 func waitFor(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
+	waitForOr(t, what, within, ok, func() string { return "" })
+}
+
+// waitForOr is waitFor that also says how things stood at the end.
+func waitForOr(t testing.TB, what string, within time.Duration, ok func() bool, state func() string) {
+	t.Helper()
 	for deadline := time.Now().Add(within); ; time.Sleep(100 * time.Millisecond) {
 		if ok() {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", within, what)
+			t.Fatalf("waited %v for %s %s", within, what, state())
 		}
 	}
 }

@@ -1,0 +1,25 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+)
+
+// control is what the unix socket answers: for `hafen status` and `hafen drain`. Who may open the socket may ask.
+func (g *Gateway) control() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /api/v1/status", g.status.JSON())
+	mux.Handle("GET /status.txt", g.status.Text())
+	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
+		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
+		if err != nil || wait < 0 {
+			http.Error(w, "wait is no duration: write 1h or 30s", http.StatusBadRequest)
+			return
+		}
+		sessions := g.live()
+		g.Drain(wait)
+		_ = json.NewEncoder(w).Encode(map[string]int{"sessions": sessions})
+	})
+	return mux
+}

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"hafen/configs"
+	"hafen/gateway/portmux"
+	"hafen/relay"
+)
+
+// errNotClient refuses an address outside the client networks.
+var errNotClient = errors.New("not in clients")
+
+// admit says whether an address is a client's.
+func (g *Gateway) admit(a netip.Addr) error {
+	a = a.Unmap()
+	for _, p := range g.cfg.Clients {
+		if p.Contains(a) {
+			return nil
+		}
+	}
+	return errNotClient
+}
+
+// hello decides what becomes of a TLS connection by the name it asks for.
+func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
+	if len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == acmeTLS {
+		return portmux.Route{Config: g.tlsACME}
+	}
+	name := configs.CanonicalHost(h.ServerName)
+	_, err := netip.ParseAddr(name)
+	switch {
+	case name == "" || err == nil || g.cfg.OwnName(name):
+		return portmux.Route{Config: g.tlsOwn}
+	case g.signaling.Routed(name) && g.certs.HasName(name):
+		return portmux.Route{Config: g.tlsRouted}
+	}
+	if target, ok := g.passthrough(name); ok {
+		return portmux.Route{Passthrough: target}
+	}
+	return portmux.Route{Refuse: fmt.Errorf("the name %q is neither the gateway's nor a service's", name)}
+}
+
+// passthrough finds where a TLS connection for a service's name goes, unread: a call server on 443, or a relay on the
+// port of its turns: URL.
+func (g *Gateway) passthrough(name string) (string, bool) {
+	if g.cfg.ServiceOfHost(name) != nil {
+		return net.JoinHostPort(name, "443"), true
+	}
+	_, region := g.cfg.ServiceOfRelay(name)
+	if region == nil {
+		return "", false
+	}
+	for _, u := range region.Relays() {
+		if u.Secure && u.Host == name {
+			return net.JoinHostPort(name, strconv.Itoa(int(u.Port))), true
+		}
+	}
+	return net.JoinHostPort(name, "443"), true
+}
+
+// splice carries a passed-through connection to its host, encrypted from end to end.
+func (g *Gateway) splice(c *portmux.Conn, target string) {
+	defer func() { _ = c.Close() }()
+	host, _, _ := net.SplitHostPort(target)
+	service := g.cfg.ServiceOfHost(host)
+	if service == nil {
+		service, _ = g.cfg.ServiceOfRelay(host)
+	}
+	ctx, cancel := context.WithTimeout(g.ctx, 10*time.Second)
+	upstream, err := g.dialer.DialVia(ctx, "tcp", target, scopeOf(service))
+	cancel()
+	if err != nil {
+		c.Fail(statusOf(err), err)
+		return
+	}
+	defer func() { _ = upstream.Close() }()
+	c.Established()
+	if err := portmux.Splice(c, upstream, spliceIdle); err != nil {
+		c.Fail(statusOf(err), err)
+	}
+}
+
+// spliceIdle ends a passed-through connection on which nothing moved: longer than any long-poll or idle WebSocket.
+const spliceIdle = 15 * time.Minute
+
+// stun hands a TURN client over to the relay.
+func (g *Gateway) stun(c *portmux.Conn) {
+	client := relay.Client{Addr: c.Client(), Local: c.LocalAddr(), Via: "tcp", Established: c.Established}
+	sni := ""
+	if h := c.Hello(); h != nil {
+		client.Via, sni = "tls", h.SNI
+	}
+	if s := g.cfg.ServiceOfGatewayName(sni); s != nil {
+		client.Service = s.Name
+	}
+	conn, head := c.Detach()
+	if err := g.relay.ServeStream(conn, head, client); err != nil {
+		c.Fail(statusOf(err), err)
+	}
+	_ = c.Close()
+}
+
+// tunnelSTUN hands over a TURN client that came through CONNECT, naming a relay of a service.
+func (g *Gateway) tunnelSTUN(conn net.Conn, head []byte, host string, client netip.AddrPort) error {
+	service, _ := g.cfg.ServiceOfRelay(host)
+	if service == nil {
+		return fmt.Errorf("%s is no relay of a service", host)
+	}
+	return g.relay.ServeStream(conn, head, relay.Client{
+		Addr: client, Local: conn.LocalAddr(), Via: "connect", Service: service.Name, AskedHost: host,
+	})
+}
+
+// statusOf finds the status word that an error carries.
+func statusOf(err error) string {
+	var s interface{ Status() string }
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.As(err, &s):
+		return s.Status()
+	case errors.Is(err, context.DeadlineExceeded):
+		return "err_timeout"
+	}
+	return "err_client"
+}

@@ -1,0 +1,88 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Drain stops taking new work and lets live sessions go on for at most wait: /readyz answers 503 from now on, new
+// connections are refused, and Drained is closed when the last session has ended or the time is over. It returns at once.
+func (g *Gateway) Drain(wait time.Duration) {
+	g.drainOnce.Do(func() {
+		g.log.Info("draining", "sessions", g.live(), "wait", wait.String())
+		close(g.draining)
+		g.relay.Drain()
+		g.signaling.Drain()
+		g.wg.Add(1)
+		go func() {
+			defer g.wg.Done()
+			defer close(g.drained)
+			g.awaitIdle(wait)
+		}()
+	})
+}
+
+// awaitIdle returns when no session is left, when wait is over, or when the gateway is stopped.
+func (g *Gateway) awaitIdle(wait time.Duration) {
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for g.live() > 0 {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// Draining is closed when a drain has begun; Drained when it has ended.
+func (g *Gateway) Draining() <-chan struct{} { return g.draining }
+
+// Drained is closed when no session is left, or none may go on.
+func (g *Gateway) Drained() <-chan struct{} { return g.drained }
+
+func (g *Gateway) isDraining() bool {
+	select {
+	case <-g.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// live counts the sessions that a drain waits for: allocations, WebSockets, requests under way, tunnels.
+func (g *Gateway) live() int {
+	return g.relay.Live() + g.signaling.Live() + g.forward.Live()
+}
+
+// Stop ends everything at once and waits until ctx for what runs to let go. It may be called more than once.
+func (g *Gateway) Stop(ctx context.Context) error {
+	g.stopOnce.Do(func() { g.stopErr = g.stop(ctx) })
+	return g.stopErr
+}
+
+func (g *Gateway) stop(context.Context) error {
+	g.cancel()
+	errs := []error{g.mux.Close()}
+	for _, s := range g.servers {
+		errs = append(errs, s.Close())
+	}
+	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.status.Close(), g.certs.Close())
+	g.wg.Wait()
+	g.log.Info("stopped")
+	return errors.Join(errs...)
+}
+
+// Reload is asked for by SIGHUP. Only certificates from files are read again so far.
+func (g *Gateway) Reload() {
+	if err := g.certs.Reload(); err != nil {
+		g.log.Error("certificates were not reloaded, the old ones stay", "err", err)
+		return
+	}
+	g.log.Info("certificates reloaded; the rest of the configuration needs a restart")
+}

@@ -1,0 +1,130 @@
+package gateway
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"hafen/configs"
+	"hafen/gateway/page"
+	"hafen/gateway/portmux"
+)
+
+// ServeHTTP is the third step of a connection's walk: CONNECT goes to the forward proxy, the gateway's own names and
+// addresses to its pages, a routed host to its call server, all else is misdirected.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	conn := portmux.From(r.Context())
+	if conn != nil {
+		conn.Established()
+	}
+	if r.Method == http.MethodConnect {
+		g.forward.ServeHTTP(w, r)
+		return
+	}
+	host := requestHost(r)
+	switch {
+	case g.ownHost(host, conn):
+		g.pages.ServeHTTP(w, r)
+	case g.signaling.Routed(host):
+		g.signaling.ServeHTTP(w, r)
+	default:
+		page.Plain(w, http.StatusMisdirectedRequest, "This gateway knows no host of that name.")
+	}
+}
+
+// requestHost is the host that a request names, without its port, in the form that names are compared in.
+func requestHost(r *http.Request) string {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return configs.CanonicalHost(strings.Trim(host, "[]"))
+}
+
+// ownHost reports whether a request is for the gateway itself: one of its names, or an address of this machine.
+func (g *Gateway) ownHost(host string, conn *portmux.Conn) bool {
+	if g.cfg.OwnName(host) {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	if conn != nil {
+		// Behind NAT or a virtual address the address asked is not on an interface, but it is the connection's.
+		if local, ok := addrPort(conn.LocalAddr()); ok && local.Addr().Unmap() == ip.Unmap() {
+			return true
+		}
+	}
+	return g.dialer.Policy.Own(ip)
+}
+
+// refuse answers a client outside the client networks: the precall page where that is allowed to more, health, and else
+// one sentence with the address that we saw.
+func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/livez", "/readyz":
+		g.status.Healthz().ServeHTTP(w, r)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, acmeHTTP) && r.Method == http.MethodGet {
+		g.acmeChallenge(w, r)
+		return
+	}
+	page.Refused(w, r, clientAddr(r), g.cfg.Site.Help)
+}
+
+// clientAddr is the client's own address, without its port.
+func clientAddr(r *http.Request) netip.Addr {
+	if c := portmux.From(r.Context()); c != nil {
+		return c.Client().Addr().Unmap()
+	}
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// newPages is what the gateway serves under its own names.
+func (g *Gateway) newPages() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", g.front)
+	mux.Handle("/proxy.pac", g.forward.PAC())
+	mux.Handle("/wpad.dat", g.forward.PAC())
+	mux.Handle("/status/", g.status)
+	mux.Handle("/livez", g.status.Healthz())
+	mux.Handle("/readyz", g.status.Healthz())
+	mux.Handle(acmeHTTP, http.HandlerFunc(g.acmeChallenge))
+	mux.Handle(page.AssetPath, page.Assets())
+	return mux
+}
+
+const (
+	acmeTLS  = "acme-tls/1"
+	acmeHTTP = "/.well-known/acme-challenge/"
+)
+
+func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {
+	if h := g.certs.HTTPChallenge(); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	http.NotFound(w, r)
+}
+
+// redirect is what listen.http does with everything but the PAC file and challenges.
+func (g *Gateway) redirect(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path == "/proxy.pac" || r.URL.Path == "/wpad.dat":
+		g.forward.PAC().ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, acmeHTTP):
+		g.acmeChallenge(w, r)
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		http.Redirect(w, r, fmt.Sprintf("https://%s%s", requestHost(r), r.URL.RequestURI()), http.StatusMovedPermanently)
+	default:
+		page.Plain(w, http.StatusMethodNotAllowed, "This port only redirects to https.")
+	}
+}

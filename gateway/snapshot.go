@@ -1,0 +1,154 @@
+package gateway
+
+import (
+	"fmt"
+	"time"
+
+	"hafen/gateway/status"
+	"hafen/relay"
+	"hafen/signaling"
+)
+
+// health is what /livez and /readyz answer from.
+func (g *Gateway) healthNow() status.Health {
+	h := status.Health{Draining: g.isDraining(), Complete: true}
+	up := make(map[string]bool)
+	for _, r := range g.relay.RegionStatus() {
+		up[r.Service] = up[r.Service] || (r.Use && r.State == "up")
+	}
+	for i := range g.cfg.Services {
+		s := &g.cfg.Services[i]
+		h.Reachable = h.Reachable || up[s.Name]
+		h.Complete = h.Complete && (up[s.Name] || len(s.Regions) == 0)
+	}
+	for _, c := range g.signaling.Status().CallServers {
+		h.Reachable = h.Reachable || c.Up
+	}
+	return h
+}
+
+// snapshot gathers how things stand now from all parts.
+func (g *Gateway) snapshot() status.Snapshot {
+	now := g.opts.Now()
+	sig, rel := g.signaling.Status(), g.relay.Status()
+	s := status.Snapshot{
+		Name: g.cfg.Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
+		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel.Sessions, now),
+		Events: events(g.relay.RegionEvents()), Runs: g.runs(),
+		Counts: status.Counts{
+			Connections: g.mux.Counts().Open, Allocations: rel.Allocations, WebSockets: sig.WebSockets, LongPolls: sig.LongPolls,
+			Tunnels: g.forward.Live(), BytesUp: g.counter("hafen_relay_bytes_total", "up"), BytesDown: g.counter("hafen_relay_bytes_total", "down"),
+		},
+	}
+	for _, c := range g.certs.Status() {
+		s.Certificates = append(s.Certificates, status.Certificate{
+			Names: c.Names, Issuer: c.Issuer, Expires: c.Expires, Source: g.cfg.TLS.Source, Trusted: g.cfg.TLS.Source != "self-signed", Problem: c.Problem,
+		})
+	}
+	for _, r := range g.mux.Refusals() {
+		s.Refused = append(s.Refused, status.Refused{
+			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: fmt.Sprintf("clients: [%s, …]", r.Network),
+		})
+	}
+	l := g.cfg.Limits
+	s.Limits = []status.Limit{{Key: "limits.allocations", Used: rel.Allocations, Max: l.Allocations}}
+	s.Judge()
+	return s
+}
+
+func services(g *Gateway, regions []relay.RegionStatus) []status.Service {
+	var out []status.Service
+	for i := range g.cfg.Services {
+		svc := status.Service{Name: g.cfg.Services[i].Name}
+		for _, r := range regions {
+			if r.Service != svc.Name {
+				continue
+			}
+			if r.Chosen {
+				svc.Chosen = r.Name
+			}
+			region := status.Region{Name: r.Name, Up: r.State == "up", Use: r.Use, RTTms: r.RTT, Rung: r.Rung}
+			for _, rung := range r.Rungs {
+				region.Rungs = append(region.Rungs, status.Rung{Name: rung.Name, State: rung.State, RTTms: rung.RTT, Why: rung.Reason})
+			}
+			svc.Regions = append(svc.Regions, region)
+		}
+		out = append(out, svc)
+	}
+	return out
+}
+
+// callServers makes one row of each check that is on.
+func callServers(servers []signaling.CallServer) []status.CallServer {
+	var out []status.CallServer
+	for _, c := range servers {
+		for _, p := range []struct {
+			name  string
+			check signaling.Check
+		}{{"HTTPS", c.HTTPS}, {"WebSocket", c.WebSocket}, {"long-poll", c.LongPoll}} {
+			if p.check.State == signaling.CheckOff {
+				continue
+			}
+			state := map[string]string{signaling.CheckOK: "up", signaling.CheckFailed: "down"}[p.check.State]
+			out = append(out, status.CallServer{
+				Service: c.Service, Host: c.Host, Probe: p.name, State: state, RTTms: float64(p.check.RTT) / float64(time.Millisecond), Why: p.check.Why,
+			})
+		}
+	}
+	return out
+}
+
+// maxSessions bounds the table of live sessions on the page.
+const maxSessions = 200
+
+func sessions(all []relay.SessionStatus, now time.Time) []status.Session {
+	out := make([]status.Session, 0, min(len(all), maxSessions))
+	for _, s := range all[:min(len(all), maxSessions)] {
+		out = append(out, status.Session{
+			Kind: sessionKind(s), Client: s.Client, Service: s.Service, Region: s.Region, Rung: s.Rung,
+			QueueMS: s.QueueDelay, Dropped: dropped(s), Age: now.Sub(s.Started),
+		})
+	}
+	return out
+}
+
+func sessionKind(s relay.SessionStatus) string {
+	if s.Test {
+		return "precall " + s.Via
+	}
+	return "TURN " + s.Via
+}
+
+func dropped(s relay.SessionStatus) (n uint64) {
+	for _, d := range s.Dropped {
+		n += uint64(d)
+	}
+	return n
+}
+
+func events(all []relay.RegionEvent) []status.Event {
+	out := make([]status.Event, 0, len(all))
+	for i := len(all) - 1; i >= 0; i-- { // newest first
+		out = append(out, status.Event{Time: all[i].Time, Kind: all[i].Kind, Sentence: all[i].Text})
+	}
+	return out
+}
+
+// counter reads one of our own counters, by the value of its first label.
+func (g *Gateway) counter(name, label string) uint64 {
+	families, err := g.registry.Gather()
+	if err != nil {
+		return 0
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if l := m.GetLabel(); len(l) > 0 && l[0].GetValue() == label {
+				return uint64(m.GetCounter().GetValue())
+			}
+		}
+	}
+	return 0
+}
