@@ -23,6 +23,7 @@ type allocation struct {
 	end      time.Time // no Refresh goes beyond
 	dual     bool      // a second address family was asked for
 	relayed  relayed   // set before the client hears of the allocation
+	out, in  *meter    // relay.max_bandwidth.per_allocation; nil: no bound
 
 	mu          sync.Mutex
 	expires     time.Time
@@ -61,6 +62,7 @@ func (t *fiveTuple) allocate(m *message, r reply, who account) {
 	}
 	a := &allocation{
 		tuple: t, id: m.id, user: who.name, username: string(m.username), account: who, end: who.end,
+		out: boundMeter(t.engine.bitsEach), in: boundMeter(t.engine.bitsEach),
 		dual: m.additionalFamily != nil, permissions: make(permissions), channels: newChannels(),
 	}
 	if a.end.IsZero() {
@@ -114,6 +116,9 @@ func (a *allocation) answer(r reply, now time.Time) {
 		xorAddressSetter(stun.AttrXORRelayedAddress, a.relayed.address()),
 		lifetimeSetter(a.left(now)),
 		xorAddressSetter(stun.AttrXORMappedAddress, a.tuple.client.Addr),
+	}
+	if r, ok := a.relayed.(interface{ reservation() []byte }); ok && r.reservation() != nil {
+		attrs = append(attrs, stun.RawAttribute{Type: stun.AttrReservationToken, Value: r.reservation()})
 	}
 	if a.dual {
 		attrs = append(attrs, addressErrorSetter(familyIPv6, codeAddressFamily))
@@ -322,7 +327,7 @@ func (a *allocation) sendOn(number uint16, data []byte) {
 	peer, ok := a.channels.peer(number, now)
 	ok = ok && a.open(peer, now)
 	a.mu.Unlock()
-	a.pass(peer, data, ok)
+	a.pass(peer, number, data, ok)
 }
 
 // sendTo passes data on to a peer.
@@ -331,7 +336,7 @@ func (a *allocation) sendTo(peer netip.AddrPort, data []byte) {
 	a.mu.Lock()
 	ok := a.open(peer, now)
 	a.mu.Unlock()
-	a.pass(peer, data, ok)
+	a.pass(peer, 0, data, ok)
 }
 
 // open tells whether packets may pass between the client and peer. A channel outlives its permission, but does not replace it
@@ -340,12 +345,16 @@ func (a *allocation) open(peer netip.AddrPort, now time.Time) bool {
 	return !a.finished && now.Before(a.expires) && a.permissions.has(peer.Addr(), now)
 }
 
-func (a *allocation) pass(peer netip.AddrPort, data []byte, permitted bool) {
-	if !permitted {
-		a.tuple.engine.metrics.refused("no_permission_out")
-		return
+func (a *allocation) pass(peer netip.AddrPort, number uint16, data []byte, permitted bool) {
+	e := a.tuple.engine
+	switch {
+	case !permitted:
+		e.metrics.refused("no_permission_out")
+	case !within(len(data), e, a.out, e.totalOut):
+		e.metrics.refused("bandwidth")
+	default:
+		a.relayed.send(peer, number, data)
 	}
-	a.relayed.send(peer, data)
 }
 
 // deliver hands buf[headroom:], what peer sent to the relayed address, to the client. It frames the packet in place: buf must have
@@ -361,6 +370,8 @@ func (a *allocation) deliver(peer netip.AddrPort, buf []byte) {
 		a.tuple.engine.metrics.refused("no_permission_in")
 	case len(buf) > maxPacket+headroom:
 		a.tuple.engine.metrics.refused("too_long")
+	case !within(len(buf)-headroom, a.tuple.engine, a.in, a.tuple.engine.totalIn):
+		a.tuple.engine.metrics.refused("bandwidth")
 	case number != 0:
 		a.tuple.send(frameChannelData(buf, number))
 	default:

@@ -103,6 +103,17 @@ func (a *account) key(username, realm string) stun.MessageIntegrity {
 	return stun.NewLongTermIntegrity(username, realm, a.password)
 }
 
+// account is who stands behind a user name that this authority minted, or another with the same secret did.
+func (a authority) account(username string, now time.Time, b backend, quota int) (account, error) {
+	who := account{password: a.password(username), backend: b, quota: quota}
+	var err error
+	who.name, who.expires, err = readUsername(username, now)
+	if err == nil && strings.Contains(who.name, ":") {
+		err = errUsername // a second colon is a name that we don't mint, and others mean something by it
+	}
+	return who, err
+}
+
 // hmacEqual tells in constant time whether mac is the HMAC-SHA1 of parts.
 func hmacEqual(key []byte, parts [2][]byte, mac []byte) bool {
 	h := hmac.New(sha1.New, key)

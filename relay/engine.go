@@ -48,7 +48,8 @@ type engine struct {
 	held        int // allocations, and places kept for those under way
 	closed      bool
 
-	metrics *engineMetrics
+	totalOut, totalIn *meter
+	metrics           *engineMetrics
 }
 
 // engineOptions are the world of an engine.
@@ -58,10 +59,16 @@ type engineOptions struct {
 	// find tells who stands behind a user name. It returns an account to check the signature against even when there is nobody,
 	// so that a stranger's name takes as long as a known one's; the error then says why it is refused.
 	find func(username string, now time.Time) (account, error)
-	// perClient and total bound the allocations. 0: no bound. The bound of a user is the account's.
+	// clients mints for the gateway's own users; nil in mode bridge, which has none.
+	clients *authority
+	// maxPerClient and maxTotal bound the allocations. 0: no bound. The bound of a user is the account's.
 	maxPerClient, maxTotal int
-	// test is swept with the allocations. nil: none.
+	// test is the test relay, which every mode has.
 	test *testRelay
+	// backends are what is swept and closed with the engine.
+	backends []swept
+	// bitsEach and bitsTotal bound what an allocation, and all of them, pass on each way. 0: no bound.
+	bitsEach, bitsTotal int64
 	// now is the clock.
 	now func() time.Time
 }
@@ -72,16 +79,58 @@ func newEngine(s *Server) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	realm := s.config.Name
-	if realm == "" {
-		realm = "hafen"
+	clients := authority{secret: secret}
+	test := newTestRelay(clients, s.now, s.config.Addresses.Public, machineAddresses)
+	o := engineOptions{
+		realm: s.config.Name, test: test, backends: []swept{test}, now: s.now,
+		maxPerClient: s.config.Limits.AllocationsPerClient, maxTotal: s.config.Limits.Allocations,
 	}
-	test := newTestRelay(authority{secret: secret}, s.now, s.config.Addresses.Public, machineAddresses)
-	limits := s.config.Limits
-	return startEngine(engineOptions{
-		realm: realm, find: test.account, test: test, now: s.now,
-		maxPerClient: limits.AllocationsPerClient, maxTotal: limits.Allocations,
-	}), nil
+	if o.realm == "" {
+		o.realm = "hafen"
+	}
+	if o.bitsEach, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.PerAllocation); err != nil {
+		return nil, fmt.Errorf("relay.max_bandwidth.per_allocation: %w", err)
+	}
+	if o.bitsTotal, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.Total); err != nil {
+		return nil, fmt.Errorf("relay.max_bandwidth.total: %w", err)
+	}
+	main, err := mainBackend(s)
+	if err != nil {
+		return nil, err
+	}
+	if main != nil {
+		o.backends, o.clients = append(o.backends, main), &clients
+	}
+	o.find = finder(test, clients, main, s.config.Limits.AllocationsPerUser)
+	e := startEngine(o)
+	if err := e.metrics.register(s.registry); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// mainBackend is what makes relayed addresses in the server's mode; nil in mode bridge, where regions do.
+func mainBackend(s *Server) (modeBackend, error) {
+	if s.config.Relay.Mode == modeLocal {
+		return newLocalRelay(s.config, newPeerPolicy(s.config, s.dialer), s.now, machineAddresses)
+	}
+	return nil, nil
+}
+
+type modeBackend interface {
+	backend
+	swept
+}
+
+// finder tells the test relay's users from the gateway's own, which mode bridge has none of.
+func finder(test *testRelay, clients authority, main backend, quota int) func(string, time.Time) (account, error) {
+	return func(username string, now time.Time) (account, error) {
+		if main == nil || test.minted(username) {
+			return test.account(username, now)
+		}
+		return clients.account(username, now, main, quota)
+	}
 }
 
 // engineSecret is what credentials are minted with. In mode bridge those are the test relay's alone, which need not outlive the
@@ -101,6 +150,12 @@ const (
 	modeLocal     = "local"
 )
 
+// swept is a backend that holds more than its allocations do.
+type swept interface {
+	sweep(now time.Time)
+	close()
+}
+
 func startEngine(o engineOptions) *engine {
 	e := &engine{
 		engineOptions: o,
@@ -109,6 +164,8 @@ func startEngine(o engineOptions) *engine {
 		perUser:       make(map[string]int),
 		perClient:     make(map[netip.Prefix]int),
 		metrics:       newEngineMetrics(),
+		totalOut:      boundMeter(o.bitsTotal),
+		totalIn:       boundMeter(o.bitsTotal),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.wg.Add(1)
@@ -137,8 +194,8 @@ func (e *engine) sweep(now time.Time) {
 			e.end(a)
 		}
 	}
-	if e.test != nil {
-		e.test.sweep(now)
+	for _, b := range e.backends {
+		b.sweep(now)
 	}
 }
 
@@ -162,6 +219,9 @@ func (e *engine) close() {
 		e.end(a)
 	}
 	e.wg.Wait()
+	for _, b := range e.backends {
+		b.close()
+	}
 }
 
 // reserve keeps a place for one allocation, or says which bound is reached: 486 for the client's own, 508 for the gateway's.
@@ -234,6 +294,17 @@ func (e *engine) end(a *allocation) {
 	a.relayed.close()
 }
 
+// lose ends an allocation through no doing of its client, and tells so.
+func (e *engine) lose(a *allocation, cause error) {
+	if a.tuple.allocation.Load() != a {
+		return
+	}
+	e.end(a)
+	if a.tuple.lost != nil {
+		a.tuple.lost(cause)
+	}
+}
+
 // engineStats is what the engine shows of itself.
 type engineStats struct {
 	Allocations     int
@@ -283,8 +354,8 @@ type relayed interface {
 	// permit judges peers, all or none, and does what must be done before a packet can pass: then is called exactly once, at
 	// once or later, from any goroutine. number is the channel they are bound to, or 0.
 	permit(peers []netip.AddrPort, number uint16, then func(error))
-	// send passes one packet on to a peer. It never blocks and does not keep data.
-	send(peer netip.AddrPort, data []byte)
+	// send passes one packet on to a peer; number is the channel it came on, or 0. It never blocks and does not keep data.
+	send(peer netip.AddrPort, number uint16, data []byte)
 	close()
 }
 
@@ -305,6 +376,7 @@ type fiveTuple struct {
 	client Client
 	stream bool
 	send   func(msg []byte)
+	lost   func(cause error) // nil: nobody wants to know
 
 	allocation atomic.Pointer[allocation]
 

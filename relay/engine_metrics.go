@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,8 +26,12 @@ func newEngineMetrics() *engineMetrics {
 	}
 }
 
-func (m *engineMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.answers, m.drops}
+// register adds them to a registry, which may be nil.
+func (m *engineMetrics) register(reg prometheus.Registerer) error {
+	if reg == nil {
+		return nil
+	}
+	return errors.Join(reg.Register(m.answers), reg.Register(m.drops))
 }
 
 func (m *engineMetrics) answered(code int) { m.answers.WithLabelValues(strconv.Itoa(code)).Inc() }

@@ -118,7 +118,7 @@ func (f *fakeRelayed) permit(peers []netip.AddrPort, _ uint16, then func(error))
 	f.rig.later(func() { then(nil) })
 }
 
-func (f *fakeRelayed) send(peer netip.AddrPort, data []byte) {
+func (f *fakeRelayed) send(peer netip.AddrPort, _ uint16, data []byte) {
 	f.sent = append(f.sent, sentPacket{peer, string(data)})
 }
 

@@ -45,3 +45,20 @@ func (m *meter) take(n int, now time.Time) bool {
 	m.left -= int64(n)
 	return true
 }
+
+// boundMeter is a meter for a bound that may be 0, which is none.
+func boundMeter(bits int64) *meter {
+	if bits == 0 {
+		return nil
+	}
+	return newMeter(bits, 0)
+}
+
+// within tells whether n bytes pass both of two bounds; usually there are none, and no clock is asked.
+func within(n int, e *engine, each, total *meter) bool {
+	if each == nil && total == nil {
+		return true
+	}
+	now := e.now()
+	return each.take(n, now) && total.take(n, now)
+}

@@ -262,6 +262,9 @@ func (r *testRelay) sweep(now time.Time) {
 	}
 }
 
+// close has nothing to do: a run holds memory only.
+func (r *testRelay) close() {}
+
 func (r *testRelay) count() (runs, ends int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -298,7 +301,7 @@ func (e *testEnd) inRun(peer netip.AddrPort, exact bool) bool {
 }
 
 // send hands a packet to another end of the same run, if that one has a permission for this.
-func (e *testEnd) send(peer netip.AddrPort, data []byte) {
+func (e *testEnd) send(peer netip.AddrPort, _ uint16, data []byte) {
 	engine := e.allocation.tuple.engine
 	e.relay.mu.Lock()
 	other := e.relay.ends[peer.Port()]
@@ -321,38 +324,4 @@ func (e *testEnd) close() {
 	defer e.relay.mu.Unlock()
 	delete(e.relay.ends, e.addr.Port())
 	delete(e.run.ends, e)
-}
-
-// TestCredentials mints TURN credentials for one precall run. They are good for ten minutes, for this gateway's test relay, and
-// for exchanging packets with the other end of the same run.
-func (s *Server) TestCredentials(run string, now time.Time) (username, password string, err error) {
-	return s.engine.test.credentials(run, now)
-}
-
-// wantsTest tells whether msg, a whole and validated Allocate request with MESSAGE-INTEGRITY, carries a USERNAME that
-// was minted here for a test. It does not check the signature.
-func (s *Server) wantsTest(msg []byte) bool {
-	var m message
-	return m.parse(msg) == nil && s.engine.test.minted(string(m.username))
-}
-
-// challengeTest answers an Allocate without MESSAGE-INTEGRITY with 401, a realm and a nonce of our own. The data path
-// asks for it when no region is up, so that the precall test still learns what works. nil: no answer.
-func (s *Server) challengeTest(msg []byte, c Client) []byte {
-	return s.engine.challenge(msg, c)
-}
-
-// engineSession is one client of the engine. handle is called by one goroutine at a time and must not block; close
-// frees the allocation and is called once, when the client is gone.
-type engineSession interface {
-	handle(msg []byte)
-	close()
-}
-
-// serveTest takes a client over. From now on every message of this client goes to handle, whole, validated and
-// without stream padding; send delivers one message to the client (it copies, never blocks and may be called from
-// any goroutine until close returns). The data path watches the answers that pass through send for Allocate
-// success, LIFETIME and Refresh, as it does for a region's.
-func (s *Server) serveTest(c Client, send func(msg []byte)) engineSession {
-	return s.engine.open(c, send)
 }

@@ -20,7 +20,7 @@ func newTestRig(t *testing.T) (*rig, *testRelay) {
 	r := newRig(t, false)
 	r.engine.close()
 	test := newTestRelay(r.auth, r.clock.Now, nil, func() []netip.Addr { return nil })
-	r.engine = startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, now: r.clock.Now})
+	r.engine = startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, backends: []swept{test}, now: r.clock.Now})
 	t.Cleanup(r.engine.close)
 	return r, test
 }
@@ -289,6 +289,27 @@ func TestTestRelayAddress(t *testing.T) {
 // asked for a test's name. It is a stand-in for the data path, to have pion's own client speak to the engine.
 func cloudThenTest(t *testing.T, e *engine) net.Listener {
 	t.Helper()
+	s := &Server{engine: e}
+	return serveStreams(t, func(c Client, send func([]byte)) func([]byte) engineSession {
+		var session engineSession
+		return func(frame []byte) engineSession {
+			var m message
+			switch {
+			case session != nil:
+			case s.wantsTest(frame):
+				session = s.serveTest(c, send)
+			case m.parse(frame) == nil:
+				r := reply{tuple: e.open(c, send), method: m.method, id: m.id, realm: "cloud.example"}
+				r.challenge(codeUnauthorized)
+			}
+			return session
+		}
+	})
+}
+
+// serveStreams serves TCP clients; for each of them open is asked once, and what it returns for each message: whose it is.
+func serveStreams(t *testing.T, open func(c Client, send func([]byte)) func(frame []byte) engineSession) net.Listener {
+	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -300,7 +321,7 @@ func cloudThenTest(t *testing.T, e *engine) net.Listener {
 			if err != nil {
 				return
 			}
-			wg.Go(func() { serveTestStream(e, conn) })
+			wg.Go(func() { serveStream(conn, open) })
 		}
 	})
 	t.Cleanup(wg.Wait)
@@ -308,7 +329,7 @@ func cloudThenTest(t *testing.T, e *engine) net.Listener {
 	return l
 }
 
-func serveTestStream(e *engine, conn net.Conn) {
+func serveStream(conn net.Conn, open func(c Client, send func([]byte)) func(frame []byte) engineSession) {
 	defer conn.Close()
 	var mu sync.Mutex
 	send := func(msg []byte) {
@@ -316,9 +337,7 @@ func serveTestStream(e *engine, conn net.Conn) {
 		defer mu.Unlock()
 		conn.Write(append(append([]byte(nil), msg...), make([]byte, (4-len(msg)%4)%4)...))
 	}
-	local := conn.LocalAddr()
-	c := Client{Addr: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), Local: local, Via: "tcp"}
-	s := &Server{engine: e}
+	owner := open(Client{Addr: conn.RemoteAddr().(*net.TCPAddr).AddrPort(), Local: conn.LocalAddr(), Via: "tcp"}, send)
 	var session engineSession
 	buf := make([]byte, 70000)
 	for {
@@ -332,18 +351,8 @@ func serveTestStream(e *engine, conn net.Conn) {
 		if _, err := io.ReadFull(conn, buf[4:(size+3)&^3]); err != nil {
 			break
 		}
-		switch frame := buf[:size]; {
-		case session != nil:
-			session.handle(frame)
-		case s.wantsTest(frame):
-			session = s.serveTest(c, send)
-			session.handle(frame)
-		default:
-			var m message
-			if m.parse(frame) == nil {
-				r := reply{tuple: e.open(c, send), method: m.method, id: m.id, realm: "cloud.example"}
-				r.challenge(codeUnauthorized)
-			}
+		if session = owner(buf[:size]); session != nil {
+			session.handle(buf[:size])
 		}
 	}
 	if session != nil {
@@ -354,16 +363,21 @@ func serveTestStream(e *engine, conn net.Conn) {
 // TestPionClients: two clients of pion's exchange data through the test relay over TCP.
 func TestPionClients(t *testing.T) {
 	test := newTestRelay(authority{secret: []byte("x")}, time.Now, nil, machineAddresses)
-	e := startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, now: time.Now})
+	e := startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, backends: []swept{test}, now: time.Now})
 	t.Cleanup(e.close)
 	l := cloudThenTest(t, e)
 	username, password, err := test.credentials("run", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := pionClient(t, l, username, password), pionClient(t, l, username, password)
+	exchangeInOrder(t, pionClient(t, l, username, password), pionClient(t, l, username, password))
+}
+
+// exchangeInOrder sends packets from a to b, which arrive all, and in order.
+func exchangeInOrder(t *testing.T, a, b net.PacketConn) {
+	t.Helper()
 	toA, toB := a.LocalAddr(), b.LocalAddr()
-	// Both ends say hello first: that makes the permissions. Then every packet arrives, in order.
+	// Both ends say hello first: that makes the permissions.
 	for range 2 {
 		a.WriteTo([]byte("hello"), toB)
 		b.WriteTo([]byte("hello"), toA)

@@ -1,0 +1,466 @@
+package relay
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"hafen/configs"
+	"hafen/gateway/netpolicy"
+)
+
+const (
+	// portDraws is how many ports are tried at random before they are tried one after the other.
+	portDraws = 32
+	// reservationLife is how long the port behind an even one is kept for whoever brings its token (RFC 8656 section 7.2).
+	reservationLife = 30 * time.Second
+	// maxReservations bounds the sockets kept so.
+	maxReservations = 256
+)
+
+// localRelay is the backend of mode local: every relayed address is a UDP socket of the gateway's own.
+//
+// Two allocations of this gateway never meet on a socket. What one sends to the other's relayed address is handed over in the
+// process, with the permissions of both sides checked; and to an address that is announced here nothing is ever sent, so that no
+// peer address leads to the gateway's own services.
+type localRelay struct {
+	config localConfig
+	policy *peerPolicy
+	now    func() time.Time
+	own    func() []netip.Addr
+
+	buffers packetBuffers
+	sends   sync.Pool
+	ctx     context.Context // ends with close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu sync.RWMutex
+	// live are the relayed addresses by what clients are told; announced is every address that was ever told.
+	live      map[netip.AddrPort]*localAddress
+	announced map[netip.Addr]bool
+	kept      map[[8]byte]*reservation
+	watching  bool // the policy's dependencies are being resolved
+	closed    bool
+}
+
+// localConfig is what the configuration says about mode local.
+type localConfig struct {
+	address   netip.Addr // invalid: the one that the client asked
+	low, high uint16
+	public    []netip.Addr
+	tos       int
+}
+
+// reservation is the socket behind an even port.
+type reservation struct {
+	conn  *net.UDPConn
+	until time.Time
+}
+
+// newLocalRelay makes the backend of a configuration. policy judges by address class, own says which addresses the machine has.
+func newLocalRelay(c *configs.Config, policy *peerPolicy, now func() time.Time, own func() []netip.Addr) (*localRelay, error) {
+	low, high, err := configs.ParsePorts(c.Relay.Local.Ports)
+	if err != nil {
+		return nil, fmt.Errorf("relay.local.ports %q: %w", c.Relay.Local.Ports, err)
+	}
+	dscp, err := configs.ParseDSCP(c.Relay.DSCP)
+	if err != nil {
+		return nil, fmt.Errorf("relay.dscp %q: %w", c.Relay.DSCP, err)
+	}
+	l := &localRelay{
+		config: localConfig{address: c.Relay.Local.Address, low: low, high: high, public: c.Addresses.Public, tos: dscp << 2},
+		policy: policy, now: now, own: own,
+		live: make(map[netip.AddrPort]*localAddress), announced: make(map[netip.Addr]bool), kept: make(map[[8]byte]*reservation),
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.sends.New = func() any { return new(oneSend) }
+	return l, nil
+}
+
+func (l *localRelay) allocate(a *allocation, want wanted, then func(relayed, error)) {
+	got, err := l.open(a, want)
+	if err != nil {
+		then(nil, err)
+		return
+	}
+	then(got, nil)
+}
+
+func (l *localRelay) open(a *allocation, want wanted) (*localAddress, error) {
+	if want.reservation != nil {
+		conn := l.claim([8]byte(want.reservation))
+		if conn == nil {
+			return nil, &turnError{code: codeInsufficientCapacity, why: "no such reservation"}
+		}
+		return l.start(a, conn, nil)
+	}
+	bind, ok := l.bindAddress(a.tuple.client.Local, want.family)
+	if !ok {
+		return nil, &turnError{code: codeAddressFamily, why: "the gateway relays from no address of that family"}
+	}
+	conn, next, err := l.listen(bind, want)
+	if err != nil {
+		return nil, err
+	}
+	return l.start(a, conn, next)
+}
+
+// bindAddress is the address that a relayed address is made on: the configured one, or the one that the client asked, or another
+// of the machine's.
+func (l *localRelay) bindAddress(local net.Addr, family byte) (netip.Addr, bool) {
+	if family == 0 {
+		family = familyIPv4
+	}
+	if a := l.config.address; a.IsValid() {
+		return a.Unmap(), familyOf(a) == family
+	}
+	return firstUsable(append([]netip.Addr{addrOf(local)}, l.own()...), family)
+}
+
+// announce is what a client is told: the address outside, where the gateway stands behind NAT.
+func (l *localRelay) announce(bound netip.AddrPort) netip.AddrPort {
+	if netpolicy.Classify(bound.Addr()) == netpolicy.Public {
+		return bound
+	}
+	for _, a := range l.config.public {
+		if familyOf(a) == familyOf(bound.Addr()) {
+			return netip.AddrPortFrom(a.Unmap(), bound.Port())
+		}
+	}
+	return bound
+}
+
+// listen opens a socket, and the one behind it if that is to be kept.
+func (l *localRelay) listen(bind netip.Addr, want wanted) (conn, next *net.UDPConn, err error) {
+	full := &turnError{code: codeInsufficientCapacity, why: "no relay port is free"}
+	for _, port := range l.ports() {
+		if want.evenPort && port%2 != 0 {
+			continue
+		}
+		conn, err = openRelaySocket(netip.AddrPortFrom(bind, port), l.config.tos)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil || !want.andNext {
+			return conn, nil, err
+		}
+		if port < l.config.high {
+			if next, err = openRelaySocket(netip.AddrPortFrom(bind, port+1), l.config.tos); err == nil {
+				return conn, next, nil
+			}
+		}
+		_ = conn.Close()
+	}
+	return nil, nil, full
+}
+
+// ports is the order in which ports are tried: some drawn from the whole range, each as likely as any other and not to be guessed,
+// so that nobody can aim at an allocation before it is there; then all, from a random one on.
+func (l *localRelay) ports() func(func(int, uint16) bool) {
+	low, size := int(l.config.low), int(l.config.high)-int(l.config.low)+1
+	return func(yield func(int, uint16) bool) {
+		for i := range portDraws {
+			if !yield(i, uint16(low+draw(size))) {
+				return
+			}
+		}
+		start := draw(size)
+		for i := range size {
+			if !yield(portDraws+i, uint16(low+(start+i)%size)) {
+				return
+			}
+		}
+	}
+}
+
+// draw is a number below n, each as likely as any other.
+func draw(n int) int {
+	v, err := rand.Int(rand.Reader, big.NewInt(int64(n)))
+	if err != nil {
+		return 0 // can't be: crypto/rand ends the process instead
+	}
+	return int(v.Int64())
+}
+
+func openRelaySocket(at netip.AddrPort, tos int) (*net.UDPConn, error) {
+	network := "udp4"
+	if at.Addr().Is6() {
+		network = "udp6"
+	}
+	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		return nil, err
+	}
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { markTOS(int(fd), tos) }) // a wish: media flows without it
+	}
+	return conn, nil
+}
+
+func markTOS(fd, tos int) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, tos)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
+}
+
+// start puts a socket to work for an allocation.
+func (l *localRelay) start(a *allocation, conn, next *net.UDPConn) (*localAddress, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	bound := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+	r := &localAddress{relay: l, allocation: a, conn: conn, socket: &datagrams{raw: raw}, announced: l.announce(bound)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if next != nil {
+		r.token = l.keep(next)
+	}
+	if l.closed {
+		_ = conn.Close()
+		return nil, &turnError{code: codeInsufficientCapacity, why: "the gateway is closing"}
+	}
+	l.live[r.announced] = r
+	l.announced[r.announced.Addr()], l.announced[bound.Addr()] = true, true
+	l.wg.Go(r.receive)
+	if !l.watching {
+		l.watching = true
+		l.wg.Go(func() { l.policy.deps.watch(l.ctx) })
+	}
+	return r, nil
+}
+
+// keep reserves a socket and returns its token; nil: it can't be kept. The caller has the lock.
+func (l *localRelay) keep(conn *net.UDPConn) []byte {
+	if len(l.kept) >= maxReservations || l.closed {
+		_ = conn.Close()
+		return nil
+	}
+	var token [8]byte
+	rand.Read(token[:])
+	l.kept[token] = &reservation{conn: conn, until: l.now().Add(reservationLife)}
+	return token[:]
+}
+
+func (l *localRelay) claim(token [8]byte) *net.UDPConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.kept[token]
+	if r == nil || !l.now().Before(r.until) {
+		return nil
+	}
+	delete(l.kept, token)
+	return r.conn
+}
+
+// sweep gives back the ports that nobody came for.
+func (l *localRelay) sweep(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for token, r := range l.kept {
+		if !now.Before(r.until) {
+			_ = r.conn.Close()
+			delete(l.kept, token)
+		}
+	}
+}
+
+// close ends what no allocation ends, and waits for the sockets' readers.
+func (l *localRelay) close() {
+	l.cancel()
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.sweep(l.now().Add(2 * reservationLife))
+	l.wg.Wait()
+}
+
+// at is the allocation whose relayed address this is. known: the address is one of ours, whatever the port.
+func (l *localRelay) at(peer netip.AddrPort) (r *localAddress, known bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.live[peer], l.announced[peer.Addr()]
+}
+
+// localAddress is one relayed address: a socket.
+type localAddress struct {
+	relay      *localRelay
+	allocation *allocation
+	conn       *net.UDPConn
+	socket     *datagrams
+	announced  netip.AddrPort
+	token      []byte // RESERVATION-TOKEN of the port behind it
+}
+
+func (r *localAddress) address() netip.AddrPort { return r.announced }
+
+func (r *localAddress) reservation() []byte { return r.token }
+
+func (r *localAddress) permit(peers []netip.AddrPort, _ uint16, then func(error)) {
+	for _, peer := range peers {
+		if err := r.judge(peer); err != nil {
+			then(err)
+			return
+		}
+	}
+	then(nil)
+}
+
+func (r *localAddress) judge(peer netip.AddrPort) error {
+	if other, known := r.relay.at(peer); other != nil {
+		return nil
+	} else if known {
+		return &turnError{code: codeForbidden, why: fmt.Sprintf("%s is ours, and nobody's relayed address", peer)}
+	}
+	return r.relay.policy.judge(peer)
+}
+
+func (r *localAddress) send(peer netip.AddrPort, _ uint16, data []byte) {
+	other, known := r.relay.at(peer)
+	switch {
+	case other != nil:
+		buf := r.relay.buffers.get()
+		*buf = append((*buf)[:headroom], data...)
+		other.allocation.deliver(r.announced, *buf)
+		r.relay.buffers.put(buf)
+	case known || !mediaPort(peer.Port()):
+		r.allocation.tuple.engine.metrics.refused("policy")
+	default:
+		s := r.relay.sends.Get().(*oneSend)
+		s.to.aim(peer)
+		s.msg[0] = data
+		_, _ = r.socket.send(s.msg[:], &s.to) // a datagram that can't be sent is lost, as datagrams are
+		s.msg[0] = nil
+		r.relay.sends.Put(s)
+	}
+}
+
+// oneSend is what sending one datagram needs, pooled.
+type oneSend struct {
+	msg [1][]byte
+	to  destination
+}
+
+// aim makes peer the destination of an unconnected socket.
+func (d *destination) aim(peer netip.AddrPort) {
+	d.controlLen = 0
+	port := networkOrder(peer.Port())
+	if peer.Addr().Is4() {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&d.name))
+		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: port, Addr: peer.Addr().As4()}
+		d.nameLen = unix.SizeofSockaddrInet4
+		return
+	}
+	d.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: port, Addr: peer.Addr().As16()}
+	d.nameLen = unix.SizeofSockaddrInet6
+}
+
+// source reads the sender that recvmmsg has written.
+func source(name *unix.RawSockaddrInet6) (netip.AddrPort, bool) {
+	switch name.Family {
+	case unix.AF_INET:
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), networkOrder(sa.Port)), true
+	case unix.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), networkOrder(name.Port)), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// receive hands what peers send to the allocation until the socket is closed. Buffers are held only while there is something in them.
+func (r *localAddress) receive() {
+	var b *relayBatch
+	var n int
+	var err error
+	read := func(fd uintptr) bool {
+		b = relayBatches.Get().(*relayBatch)
+		if n, err = b.receive(fd); err == unix.EAGAIN {
+			relayBatches.Put(b)
+			return false
+		}
+		return true
+	}
+	for {
+		if closed := r.socket.raw.Read(read); closed != nil {
+			return
+		}
+		// Any other error is one of a datagram sent before, reported late; the socket goes on.
+		if err == nil {
+			r.take(b, n)
+		}
+		relayBatches.Put(b)
+	}
+}
+
+func (r *localAddress) take(b *relayBatch, n int) {
+	for i := range n {
+		peer, ok := source(&b.name[i])
+		size := int(b.hdr[i].n)
+		if !ok || size > maxPeerPacket {
+			r.allocation.tuple.engine.metrics.refused("too_long")
+			continue
+		}
+		r.allocation.deliver(peer, b.buf[i][:headroom+size])
+	}
+}
+
+func (r *localAddress) close() {
+	r.relay.mu.Lock()
+	delete(r.relay.live, r.announced)
+	r.relay.mu.Unlock()
+	_ = r.conn.Close()
+}
+
+// maxPeerPacket is the longest packet of a peer's that a client can be given in one message.
+const maxPeerPacket = maxFrame - headroom - tailroom
+
+// relayBatch is a packetBatch of a relayed address: each datagram with its source, and with headroom in front.
+type relayBatch struct {
+	hdr  [relayBatchSize]mmsghdr
+	iov  [relayBatchSize]unix.Iovec
+	name [relayBatchSize]unix.RawSockaddrInet6
+	buf  [relayBatchSize][maxFrame]byte
+}
+
+// relayBatchSize is smaller than batchSize: what arrives here is one peer's, or a few.
+const relayBatchSize = 16
+
+var relayBatches = sync.Pool{New: func() any {
+	b := new(relayBatch)
+	for i := range b.hdr {
+		room := b.buf[i][headroom : maxFrame-tailroom]
+		b.iov[i].Base = &room[0]
+		b.iov[i].SetLen(len(room))
+		h := &b.hdr[i].hdr
+		h.Iov = &b.iov[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&b.name[i]))
+	}
+	return b
+}}
+
+func (b *relayBatch) receive(fd uintptr) (int, error) {
+	for i := range b.hdr {
+		b.hdr[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		b.hdr[i].hdr.Flags = 0
+	}
+	n, err := recvmmsg(fd, b.hdr[:])
+	for i := range n {
+		if b.hdr[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+			b.hdr[i].n = maxFrame // cut off: take will drop it
+		}
+	}
+	return n, err
+}
