@@ -133,7 +133,7 @@ func (rg *rung) state() (pathState, string) {
 	case p.refuses != "":
 		return stateDown, p.refuses
 	case p.state == stateUp && !p.usable():
-		return stateDown, "new connections fail, old ones live: " + p.lastErr
+		return stateDown, "new connections fail: " + p.lastErr
 	}
 	return p.state, p.reason
 }

@@ -14,9 +14,6 @@ import (
 	"hafen/gateway/netpolicy"
 )
 
-// dialer is what dials the regions.
-type dialer = *netpolicy.Dialer
-
 // rungKind is a transport of the uplink ladder, in the words of relay.rungs.
 type rungKind string
 

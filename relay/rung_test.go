@@ -3,15 +3,18 @@ package relay
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +85,30 @@ func TestSpreadFamilies(t *testing.T) {
 	for _, tt := range tests {
 		if got := spreadFamilies(tt.from, 4); !slices.Equal(got, tt.want) {
 			t.Errorf("%v of %v, want %v", got, tt.from, tt.want)
+		}
+	}
+}
+
+func TestRungExplains(t *testing.T) {
+	rg := &rung{kind: rungTLS, host: "one.test", port: 443}
+	tests := []struct {
+		err  error
+		want string
+	}{
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "connection refused"},
+		{&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, "connection reset"},
+		{&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPERM)}, "forbidden by a firewall on this machine"},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}, "no route there"},
+		{fmt.Errorf("dial: %w", context.DeadlineExceeded), "no answer"},
+		{os.ErrDeadlineExceeded, "no answer"},
+		{fmt.Errorf("handshake: %w", tls.AlertError(40)), "broke off the TLS handshake"},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, "not TLS"},
+		{&netpolicy.Refusal{Addr: netip.MustParseAddrPort("10.0.0.1:443"), Reason: "a private address"}, "a private address"},
+		{errClosedByRegion, "closed without an answer"},
+	}
+	for _, tt := range tests {
+		if got := rg.explain(tt.err); !strings.Contains(got, tt.want) {
+			t.Errorf("%v: %q, want %q", tt.err, got, tt.want)
 		}
 	}
 }

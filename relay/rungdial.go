@@ -108,6 +108,8 @@ func (r *rung) explain(err error) string {
 		return "connection refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "connection reset"
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
+		return "forbidden by a firewall on this machine"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "no route there"
 	case statusOf(err) == "err_policy":

@@ -247,7 +247,11 @@ func (r *regions) noRegion(s *callService, failed []string) error {
 			}
 		}
 	}
-	told = append(told, failed...)
+	for _, f := range failed {
+		if !slices.Contains(told, f) {
+			told = append(told, f)
+		}
+	}
 	if len(told) == 0 {
 		told = append(told, "none has answered yet")
 	}
