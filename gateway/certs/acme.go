@@ -35,6 +35,7 @@ type acmeSource struct {
 	cache  *certmagic.Cache
 	config *certmagic.Config
 	decoy  net.Listener
+	wake   chan struct{} // a certificate has come: its life may set another pace
 
 	mu       sync.Mutex
 	problems map[string]string // by name: why the last order failed
@@ -54,7 +55,7 @@ func newACME(s *Store) (*acmeSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &acmeSource{store: s, problems: make(map[string]string)}
+	a := &acmeSource{store: s, wake: make(chan struct{}, 1), problems: make(map[string]string)}
 	if a.decoy, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("tls.source acme: %w", err)
 	}
@@ -160,6 +161,10 @@ func (a *acmeSource) maintain(ctx context.Context) {
 	for {
 		select {
 		case <-timer.C:
+			if err := a.cache.RenewManagedCertificates(ctx); err != nil && ctx.Err() == nil {
+				a.store.opts.Log.Warn("certificates could not be checked for renewal", "err", err)
+			}
+		case <-a.wake:
 		case <-ctx.Done():
 			return
 		}
@@ -168,9 +173,6 @@ func (a *acmeSource) maintain(ctx context.Context) {
 			GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
 			RenewCheckInterval: pace, // certmagic takes five of these before the end for an emergency
 		})
-		if err := a.cache.RenewManagedCertificates(ctx); err != nil && ctx.Err() == nil {
-			a.store.opts.Log.Warn("certificates could not be checked for renewal", "err", err)
-		}
 		timer.Reset(pace)
 	}
 }
@@ -178,12 +180,9 @@ func (a *acmeSource) maintain(ctx context.Context) {
 func (a *acmeSource) pace() time.Duration {
 	pace := certmagic.DefaultRenewCheckInterval
 	for _, name := range a.store.names {
-		leaf := a.leaf(name)
-		if leaf == nil {
-			pace = min(pace, 10*time.Second) // ordered just now: soon there is one, and its life is known
-			continue
+		if leaf := a.leaf(name); leaf != nil {
+			pace = min(pace, leaf.NotAfter.Sub(leaf.NotBefore)/30)
 		}
-		pace = min(pace, leaf.NotAfter.Sub(leaf.NotBefore)/30)
 	}
 	return max(pace, time.Second)
 }
@@ -242,6 +241,11 @@ func (a *acmeSource) onEvent(_ context.Context, event string, data map[string]an
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch event {
+	case "cached_managed_cert":
+		select {
+		case a.wake <- struct{}{}:
+		default:
+		}
 	case "cert_obtained":
 		delete(a.problems, name)
 		a.store.opts.Log.Info("certificate issued", "name", name, "renewal", data["renewal"])
