@@ -334,7 +334,7 @@ func (ses *session) open() {
 			ses.notOpened(err)
 			return
 		}
-		up, err := newUpstream(ses, link)
+		up, err := newUpstream(ses.server, ses, link)
 		if err != nil {
 			_ = link.Close()
 			ses.notOpened(err)
@@ -369,6 +369,8 @@ func (ses *session) opened(up *upstream) {
 		ses.end(&failure{"err_upstream", fmt.Errorf("the uplink ended: %w", err)})
 	}
 }
+
+func (ses *session) regionLost(err error) { ses.end(&failure{"err_upstream", err}) }
 
 // regionDied is called by the region's watch, which must not wait for sockets.
 func (ses *session) regionDied(cause error) {

@@ -12,22 +12,33 @@ import (
 // maxFailures in a row end a datagram uplink. One alone is an ICMP error, which anybody on the way may cause.
 const maxFailures = 100
 
-// upstream is a session's uplink in use: datagrams in batches, or a stream with a queue of its own.
+// upstream is an uplink in use: datagrams in batches, or a stream with a queue of its own.
 type upstream struct {
 	*uplink
-	session *session
-	socket  *datagrams // nil: a stream
-	stream  *stream
+	server *Server
+	user   upstreamUser
+	socket *datagrams // nil: a stream
+	stream *stream
+}
+
+// upstreamUser is whose uplink it is: a session that bridges, or an allocation of mode terminate.
+type upstreamUser interface {
+	// fromRegion takes valid messages of the region. It may change msgs, and keeps nothing of them.
+	fromRegion(msgs [][]byte)
+	// countUp counts what was sent.
+	countUp(packets, bytes int)
+	// regionLost is told that a stream took no more, by whoever wrote last.
+	regionLost(err error)
 }
 
 // newUpstream takes an uplink over.
-func newUpstream(ses *session, link *uplink) (*upstream, error) {
-	up := &upstream{uplink: link, session: ses}
+func newUpstream(s *Server, user upstreamUser, link *uplink) (*upstream, error) {
+	up := &upstream{uplink: link, server: s, user: user}
 	if !link.datagram {
-		up.stream = newStream(link.Conn, ses.server.config.Relay.Queue.MaxAge, ses.server.metrics)
+		up.stream = newStream(link.Conn, s.config.Relay.Queue.MaxAge, s.metrics)
 		up.stream.owner = link
-		up.stream.relayed = ses.countUp
-		up.stream.lost = func(err error) { ses.end(&failure{"err_upstream", err}) }
+		up.stream.relayed = user.countUp
+		up.stream.lost = user.regionLost
 		return up, nil
 	}
 	sc := socketOf(link.Conn)
@@ -53,7 +64,7 @@ func (up *upstream) send(msgs [][]byte) error {
 	for _, msg := range msgs[:min(sent, len(msgs))] {
 		bytes += len(msg)
 	}
-	up.session.countUp(sent, bytes)
+	up.user.countUp(sent, bytes)
 	return err
 }
 
@@ -75,9 +86,9 @@ func (up *upstream) receive() error {
 			return nil
 		})
 		if reader.dropped != dropped {
-			up.session.server.metrics.invalid.WithLabelValues("region").Add(float64(reader.dropped - dropped))
+			up.server.metrics.invalid.WithLabelValues("region").Add(float64(reader.dropped - dropped))
 		}
-		up.session.fromRegion(buf.msgs)
+		up.user.fromRegion(buf.msgs)
 		reader.recycle()
 		clear(buf.msgs)
 		return err
@@ -114,7 +125,7 @@ func (up *upstream) receiveDatagrams() error {
 		if len(msgs) > 0 {
 			failures = 0
 			up.sawPacket()
-			up.session.fromRegion(up.sound(msgs))
+			up.user.fromRegion(up.sound(msgs))
 		}
 	}
 	return err
@@ -129,7 +140,7 @@ func (up *upstream) sound(msgs [][]byte) [][]byte {
 		}
 	}
 	if n := len(msgs) - len(kept); n > 0 {
-		up.session.server.metrics.invalid.WithLabelValues("region").Add(float64(n))
+		up.server.metrics.invalid.WithLabelValues("region").Add(float64(n))
 	}
 	return kept
 }
