@@ -169,6 +169,7 @@ func localhost(c *Cloud) string {
 
 // Two pages make a call: relayed and over WebSocket, then directly and over long-polls since WebSockets are refused.
 func TestCallInBrowser(t *testing.T) {
+	t.Parallel()
 	browser := startBrowser(t)
 	regions := []RegionOptions{
 		{Name: "near", Label: "Near", UDP: []string{"127.0.0.1:0"}, TCP: []string{"127.0.0.1:0"}, Delay: 2 * time.Millisecond},
@@ -206,6 +207,7 @@ func TestCallInBrowser(t *testing.T) {
 
 // The region in use is cut off: the page restarts ICE, and media comes back through the other one.
 func TestICERestartInBrowser(t *testing.T) {
+	t.Parallel()
 	browser := startBrowser(t)
 	c := startCloud(t, Options{ForceRelay: true, Regions: []RegionOptions{
 		{Name: "one", TCP: []string{"127.0.0.1:0"}}, {Name: "two", TCP: []string{"127.0.0.1:0"}, Delay: 40 * time.Millisecond},
@@ -230,6 +232,7 @@ func TestICERestartInBrowser(t *testing.T) {
 
 // A patient arrives while the console polls; the console rings and calls, the patient's page follows.
 func TestWaitingRoomInBrowser(t *testing.T) {
+	t.Parallel()
 	browser := startBrowser(t)
 	c := startCloud(t, Options{})
 	desk := openTab(t, browser, localhost(c)+"/console?longpoll=1")
@@ -253,6 +256,7 @@ func TestWaitingRoomInBrowser(t *testing.T) {
 
 // A page whose camera is denied says in one clear sentence what to do, and can still join.
 func TestDeniedInBrowser(t *testing.T) {
+	t.Parallel()
 	browser := startBrowser(t, chromedp.Flag("use-fake-ui-for-media-stream", false), chromedp.Flag("deny-permission-prompts", true))
 	c := startCloud(t, Options{})
 	a := openTab(t, browser, localhost(c)+"/r/harbour")

@@ -97,6 +97,7 @@ type Cloud struct {
 	opts    Options
 	log     *slog.Logger
 	hub     *hub
+	signal  *signalServer
 	pages   *pages
 	regions []*Region
 
@@ -119,6 +120,10 @@ func New(o Options) (*Cloud, error) {
 	}
 	c := &Cloud{opts: o, log: o.Log, pages: pages, hub: newHub(o.Grace)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.signal = &signalServer{
+		hub: c.hub, refuse: o.RefuseWebSocket, origins: o.Origins,
+		hold: o.Hold, heartbeat: o.Heartbeat, live: &c.serving,
+	}
 	names := map[string]bool{}
 	for _, ro := range o.Regions {
 		if names[ro.Name] {

@@ -8,10 +8,6 @@ import (
 
 // handler is the whole call service.
 func (c *Cloud) handler() http.Handler {
-	s := &signalServer{
-		hub: c.hub, refuse: c.opts.RefuseWebSocket, origins: c.opts.Origins,
-		hold: c.opts.Hold, heartbeat: c.opts.Heartbeat, live: &c.serving,
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", c.pages.show("index"))
 	mux.HandleFunc("GET /new", newRoom)
@@ -22,15 +18,15 @@ func (c *Cloud) handler() http.Handler {
 	mux.HandleFunc("GET /assets/{file}", c.pages.asset)
 	mux.HandleFunc("GET /favicon.ico", c.pages.sign)
 
-	mux.HandleFunc("GET /signal/ws", s.serveWebSocket)
-	mux.HandleFunc("GET /signal/poll", s.servePoll)
-	mux.HandleFunc("POST /signal/send", s.serveSend)
-	mux.HandleFunc("POST /signal/leave", s.serveLeave)
+	mux.HandleFunc("GET /signal/ws", c.signal.serveWebSocket)
+	mux.HandleFunc("GET /signal/poll", c.signal.servePoll)
+	mux.HandleFunc("POST /signal/send", c.signal.serveSend)
+	mux.HandleFunc("POST /signal/leave", c.signal.serveLeave)
 	mux.HandleFunc("GET /ice", c.serveICE)
 	mux.HandleFunc("GET /where", c.serveWhere)
 
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.state(s)) })
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.State()) })
 	mux.HandleFunc("GET /echo", c.serveEcho)
 	mux.HandleFunc("GET /hold", c.serveHold)
 	mux.HandleFunc("GET /sse", c.serveEvents)
@@ -88,8 +84,11 @@ type RegionState struct {
 	ToClients   uint64   `json:"bytes_to_clients"`
 }
 
-func (c *Cloud) state(s *signalServer) State {
-	state := State{WebSockets: s.counts.websockets.Load(), LongPolls: s.counts.polls.Load(), Regions: []RegionState{}}
+// State is what goes on now; /state answers with it.
+func (c *Cloud) State() State {
+	state := State{
+		WebSockets: c.signal.counts.websockets.Load(), LongPolls: c.signal.counts.polls.Load(), Regions: []RegionState{},
+	}
 	state.Rooms, state.Members = c.hub.population()
 	for _, r := range c.regions {
 		state.Regions = append(state.Regions, RegionState{

@@ -23,6 +23,9 @@ const (
 	closeGone websocket.StatusCode = 4410
 )
 
+// bodyTimeout is for the few kilobytes that a poller posts.
+const bodyTimeout = 15 * time.Second
+
 // signalCounts are live connections by transport.
 type signalCounts struct{ websockets, polls atomic.Int64 }
 
@@ -241,6 +244,7 @@ func (s *signalServer) serveSend(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
 	var in struct {
 		Messages []outgoing `json:"messages"`
 	}
@@ -262,7 +266,8 @@ func (s *signalServer) serveSend(w http.ResponseWriter, r *http.Request) {
 
 // serveLeave takes a goodbye, which pages send as they close.
 func (s *signalServer) serveLeave(w http.ResponseWriter, r *http.Request) {
-	s.hub.leave(r.FormValue("room"), r.FormValue("id"))
+	q := r.URL.Query() // not the body, which nobody has bounded
+	s.hub.leave(q.Get("room"), q.Get("id"))
 	w.WriteHeader(http.StatusNoContent)
 }
 

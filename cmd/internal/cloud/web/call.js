@@ -52,6 +52,16 @@ function become(state, why = '') {
   $('card-actions').hidden = !['ended', 'full'].includes(state);
   if (['ended', 'full'].includes(state)) showDetails(false);
   toast(state === 'restarting' ? t('state.restarting') : '');
+  if (state === 'restarting') sign('poor', t('way.broken'));
+  if (state === 'connecting') sign('unknown', t('way.none'));
+}
+
+// sign is the state of the way: a sign, a colour and words.
+function sign(quality, text) {
+  root.dataset.quality = quality;
+  $('way-sign').className = `sig ${quality}`;
+  $('way-sign').textContent = { good: '✓', fair: '!', poor: '✕', unknown: '?' }[quality];
+  $('way-text').textContent = text;
 }
 
 function toast(sentence) {
@@ -114,7 +124,7 @@ function join() {
     onmessage: receive,
     onstate: (transport) => {
       showSignaling(transport);
-      if (transport === 'full') become('full');
+      if (transport === 'full') turnAway();
       else if (transport === 'none' && !call.link) become('offline');
     },
   });
@@ -170,7 +180,7 @@ async function makeLink(peer) {
   });
   call.link = link;
   call.errors = link.errors;
-  call.way = new Way(link.pc, call.gateway);
+  call.way = new Way(link.pc, throughGateway);
   return link;
 }
 
@@ -191,13 +201,19 @@ async function fetchICE() {
   const answer = await fetch(`/ice${region ? `?region=${encodeURIComponent(region)}` : ''}`, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
   if (!answer.ok) throw new Error(`ice: ${answer.status}`);
   const { iceServers, iceTransportPolicy = 'all', gateway = [] } = await answer.json();
-  call.gateway = gateway;
   const wanted = options.get('transport');
   const servers = iceServers
     .map((s) => ({ ...s, urls: s.urls.filter((url) => !wanted || transportOf(url) === wanted) }))
     .filter((s) => s.urls.length > 0);
+  call.gateway = gateway;
+  call.gatewayOnly = gateway.length > 0 && servers.every((s) => s.urls.every((url) => gateway.includes(url)));
   const relay = options.get('relay');
   return { iceServers: servers, iceTransportPolicy: relay === '1' ? 'relay' : relay === '0' ? 'all' : iceTransportPolicy };
+}
+
+// throughGateway: Firefox does not say which URL a candidate is from.
+function throughGateway(url) {
+  return url ? call.gateway.includes(url) : call.gatewayOnly;
 }
 
 function transportOf(url) {
@@ -239,9 +255,18 @@ function left(reason) {
 function hangup() {
   call.signal?.close();
   drop();
-  for (const track of call.stream?.getTracks() ?? []) track.stop();
+  stopDevices();
   showSignaling('none');
   become('ended');
+}
+
+function turnAway() {
+  stopDevices();
+  become('full');
+}
+
+function stopDevices() {
+  for (const track of call.stream?.getTracks() ?? []) track.stop();
 }
 
 // --- What is measured
@@ -254,7 +279,7 @@ async function readStats() {
 const series = { rtt: [], rate: [] };
 
 async function watch() {
-  if (call.way && ['connected', 'restarting'].includes(call.state)) {
+  if (call.way && call.state === 'connected') {
     const s = await readStats();
     if (s.pair) show(s);
   }
@@ -265,11 +290,9 @@ function show(s) {
   const { local, remote } = s.pair;
   const relayed = local?.candidateType === 'relay';
   const transport = (relayed ? local.relayProtocol : local?.protocol || 'udp').toUpperCase();
-  Object.assign(root.dataset, { path: local?.candidateType ?? '', transport: transport.toLowerCase(), region: s.region, via: s.via, quality: s.quality });
+  Object.assign(root.dataset, { path: local?.candidateType ?? '', transport: transport.toLowerCase(), region: s.region, via: s.via });
   const rtt = s.rtt === null ? '–' : `${number(s.rtt)} ${t('unit.ms')}`;
-  $('way-sign').className = `sig ${s.quality}`;
-  $('way-sign').textContent = { good: '✓', fair: '!', poor: '✕', unknown: '?' }[s.quality];
-  $('way-text').textContent = [t(`way.quality.${s.quality}`), relayed ? `${s.regionLabel || t('kind.relay')} · ${transport}` : t(`kind.${local.candidateType}`), rtt].join(' · ');
+  sign(s.quality, [t(`way.quality.${s.quality}`), relayed ? `${s.regionLabel || t('kind.relay')} · ${transport}` : t(`kind.${local.candidateType}`), rtt].join(' · '));
   $('way-sentence').textContent = sentence(s, relayed, transport);
   const kbps = (v) => (v === undefined ? '–' : `${number(v)} ${t('unit.kbps')}`);
   const percent = (v) => (v === null || v === undefined ? '–' : `${number(v, 1)} %`);

@@ -91,6 +91,7 @@ async function toggleBell() {
   else if (await bell.enable()) bell.ring();
   $('bell').textContent = t(bell.on ? 'console.bellOn' : 'console.bellOff');
   $('bell').setAttribute('aria-pressed', String(bell.on));
+  $('bell').classList.toggle('primary', !bell.on);
 }
 
 $('bell').onclick = toggleBell;

@@ -3,6 +3,8 @@
 
 const patience = 2000; // how long "disconnected" may last
 const nextTry = 8000; // when a restart has not helped
+const atLeast = 2000; // between two restarts: without any relay, "failed" comes at once
+const maxErrors = 50;
 
 export class Link {
   // polite: yields on a collision. stream: ours, or null. ice: () => Promise<RTCConfiguration>. send: to the other
@@ -15,7 +17,9 @@ export class Link {
     const pc = (this.pc = new RTCPeerConnection(config));
     pc.onnegotiationneeded = () => this.offer();
     pc.onicecandidate = ({ candidate }) => this.send({ candidate: candidate?.toJSON() ?? null });
-    pc.onicecandidateerror = ({ url, errorCode, errorText }) => this.errors.push({ url, code: errorCode, text: errorText });
+    pc.onicecandidateerror = ({ url, errorCode, errorText }) => {
+      if (this.errors.length < maxErrors) this.errors.push({ url, code: errorCode, text: errorText });
+    };
     pc.onconnectionstatechange = () => this.follow();
     const theirs = new MediaStream();
     pc.ontrack = ({ track }) => {
@@ -110,7 +114,14 @@ export class Link {
   // restart looks for a new way, and again until there is one.
   async restart(why) {
     if (this.closed || this.restarting) return;
+    const early = atLeast - (Date.now() - (this.restarted ?? 0));
+    if (early > 0) {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.restart(why), early);
+      return;
+    }
     this.restarting = true;
+    this.restarted = Date.now();
     this.restarts++;
     this.onstate('restarting', why);
     await this.refresh();

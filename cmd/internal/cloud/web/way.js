@@ -1,8 +1,8 @@
 // What getStats says, as one record: the way that media takes, and how well.
 
 export class Way {
-  // gateway: the ICE URLs that lead through the gateway.
-  constructor(pc, gateway = []) {
+  // gateway says of an ICE URL whether it leads through the gateway.
+  constructor(pc, gateway) {
     this.pc = pc;
     this.gateway = gateway;
     this.regions = new Map(); // relayed address → {region, label}
@@ -85,7 +85,7 @@ export class Way {
     const address = (local.address?.includes(':') ? `[${local.address}]` : local.address) + `:${local.port}`;
     if (!this.regions.has(address)) this.regions.set(address, await askRegion(address));
     const { region, label } = this.regions.get(address);
-    return { region, regionLabel: label, via: this.gateway.includes(local.url) ? 'gateway' : 'relay' };
+    return { region, regionLabel: label, via: this.gateway(local.url) ? 'gateway' : 'relay' };
   }
 }
 
