@@ -188,8 +188,12 @@ func (r *reading) list(key string, n *yaml.Node, member reflect.Type) any {
 		return []any{}
 	}
 	values := make([]any, 0, len(n.Content))
-	for i, child := range n.Content {
-		values = append(values, r.value(key+"["+strconv.Itoa(i)+"]", child, member))
+	for _, child := range n.Content {
+		v := r.value(at(key, len(values)), child, member)
+		if kindOf(member) == sectionKind && child.Kind == yaml.MappingNode && reflect.DeepEqual(v, plain(memberDefault(member))) {
+			continue // a member that says nothing, as files made from a template have them
+		}
+		values = append(values, v)
 	}
 	return values
 }

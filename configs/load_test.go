@@ -298,6 +298,22 @@ func TestStructureProblems(t *testing.T) {
 	}
 }
 
+// A member of a list that says nothing is none.
+func TestEmptyMembers(t *testing.T) {
+	c, err := load(t, least+`
+tls: {files: [{cert: "", key: "", password_file: ""}]}
+signaling: {routes: [{host: "", path: "/", upstream: "", service: "", rewrite_ice_servers: [], keep_original_ice: true}, {host: call.example.net}]}
+admin: {users: [{name: "", password_hash: "", role: admin}, {}]}
+sites: [{name: "", networks: [], gateways: [], help: ""}]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.TLS.Files)+len(c.Admin.Users)+len(c.Sites) != 0 || len(c.Signaling.Routes) != 1 || c.Signaling.Routes[0].Host != "call.example.net" {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestLoadNothingToRead(t *testing.T) {
 	var pathError *fs.PathError
 	if _, err := Load(filepath.Join(t.TempDir(), "none.yaml"), nil, nil); !errors.As(err, &pathError) {
