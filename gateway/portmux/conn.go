@@ -33,8 +33,12 @@ type Conn struct {
 	status  string
 	cause   error
 	overdue *time.Timer
-	pending bool // guarded by mux.mu, as are key and handed
-	handed  bool // it has its owner; what the walk found no longer changes
+
+	// These, and key, are guarded by mux.mu.
+	pending  bool
+	handed   bool      // it has its owner; what the walk found no longer changes
+	released bool      // the goroutine of the walk is done with it
+	closed   time.Time // zero: it is not
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -158,7 +162,8 @@ func (c *Conn) Established() {
 	}
 }
 
-// Fail records how the connection ended: a status word and the error behind it. The first call counts; none means ok.
+// Fail records how the connection ended: a status word and the error behind it. The first call counts; none means ok. It may
+// come after Close if the function that Options names has not returned.
 func (c *Conn) Fail(status string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

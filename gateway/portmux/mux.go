@@ -91,7 +91,8 @@ type Options struct {
 	// MaxHello bounds a ClientHello in bytes. Zero means 16 KiB; real ones have two or three.
 	MaxHello int
 
-	// Observe is told of the end of each connection, refused ones included, on the goroutine that closed it.
+	// Observe is told of the end of each connection, refused ones included: when it is closed and the function that
+	// owned it has returned. A function that returns at once and closes later, such as Listener.Hand, calls Fail before Close.
 	Observe  func(End)
 	Registry prometheus.Registerer // nil: no metrics
 	Log      *slog.Logger          // nil: nothing is logged
@@ -126,6 +127,7 @@ type Mux struct {
 	listeners map[net.Listener]bool
 	conns     map[*Conn]bool
 	empty     chan struct{} // closed when stopped and conns is empty
+	emptied   bool
 }
 
 // New makes a Mux.
@@ -159,6 +161,13 @@ func setDefault[T comparable](v *T, def T) {
 	var zero T
 	if *v == zero {
 		*v = def
+	}
+}
+
+func (m *Mux) nowEmpty() {
+	if !m.emptied {
+		m.emptied = true
+		close(m.empty)
 	}
 }
 
@@ -253,13 +262,13 @@ func (m *Mux) accepted(raw net.Conn, only bool, http func(*Conn)) {
 		return
 	}
 	if limit != "" {
-		defer m.goroutines.Done()
+		defer m.release(c)
 		m.refuse(c, limit, statusLimit, fmt.Errorf("limit reached: %s", limit))
 		m.drop(c)
 		return
 	}
 	go func() {
-		defer m.goroutines.Done()
+		defer m.release(c)
 		defer m.catch(c)
 		m.walk(c)
 	}()
@@ -336,11 +345,34 @@ func (m *Mux) ended(c *Conn) {
 	m.mu.Lock()
 	delete(m.conns, c)
 	m.loads.leave(c)
-	if m.stopped && len(m.conns) == 0 {
-		close(m.empty)
-	}
+	c.closed = m.opts.Now()
+	released := c.released
 	m.mu.Unlock()
+	if released {
+		m.report(c)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped && len(m.conns) == 0 {
+		m.nowEmpty()
+	}
+}
 
+// release is the end of the goroutine that walked with the connection, and with it of an owner that works on that goroutine. Such
+// an owner may close first and say afterwards how it went, so the report waits for both.
+func (m *Mux) release(c *Conn) {
+	defer m.goroutines.Done()
+	m.mu.Lock()
+	c.released = true
+	closed := !c.closed.IsZero()
+	m.mu.Unlock()
+	if closed {
+		m.report(c)
+	}
+}
+
+// report tells of the end of a connection: one status word, one counter, one call.
+func (m *Mux) report(c *Conn) {
 	end := c.end()
 	m.metrics.ended.WithLabelValues(end.Status).Inc()
 	if m.opts.Observe != nil {
@@ -355,7 +387,7 @@ func (c *Conn) end() End {
 		Client: c.wire.client, Local: c.wire.LocalAddr(), Protocol: c.protocol,
 		Status: c.status, Err: c.cause,
 		In: c.wire.in.Load(), Out: c.wire.out.Load(),
-		Opened: c.opened, Duration: c.mux.opts.Now().Sub(c.opened),
+		Opened: c.opened, Duration: c.closed.Sub(c.opened),
 	}
 	if e.Status == "" {
 		e.Status = statusOK
@@ -424,7 +456,7 @@ func (m *Mux) stop(victim func(*Conn) bool) {
 		m.stopped = true
 		close(m.done)
 		if len(m.conns) == 0 {
-			close(m.empty)
+			m.nowEmpty()
 		}
 	}
 	var victims []*Conn

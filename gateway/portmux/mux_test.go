@@ -481,6 +481,22 @@ type countingIO struct {
 func (c *countingIO) Read(p []byte) (int, error)  { c.reads++; return c.ReadWriter.Read(p) }
 func (c *countingIO) Write(p []byte) (int, error) { c.writes++; return c.ReadWriter.Write(p) }
 
+// TestFailAfterClose: an owner that blocks may close first; its word still counts.
+func TestFailAfterClose(t *testing.T) {
+	tm := start(t, func(o *Options) {
+		o.STUN = func(c *Conn) {
+			inner, _ := c.Detach()
+			_ = inner.Close()
+			_ = c.Close()
+			c.Fail("err_auth", io.ErrNoProgress)
+		}
+	})
+	_, _ = tls.Client(dial(t, tm.addr), tm.client(nil)).Write(bindingRequest)
+	if e := tm.end(t); e.Status != "err_auth" || e.Duration <= 0 {
+		t.Errorf("ended as %+v", e)
+	}
+}
+
 // TestFail: the owner's word is the connection's end.
 func TestFail(t *testing.T) {
 	tm := start(t, func(o *Options) {

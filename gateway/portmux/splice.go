@@ -78,6 +78,11 @@ func (s *splicing) watch() {
 func (s *splicing) end(err error) {
 	s.once.Do(func() {
 		s.err = err
+		for _, c := range []net.Conn{s.a, s.b} {
+			if c := Of(c); c != nil && err != nil {
+				c.Fail(statusOf(err, statusClient), err)
+			}
+		}
 		if s.idle > 0 {
 			s.mu.Lock()
 			s.watchdog.Stop()

@@ -165,3 +165,20 @@ func TestSpliceConns(t *testing.T) {
 		}
 	}
 }
+
+// TestSpliceFails: the mux's record says how a splice ended.
+func TestSpliceFails(t *testing.T) {
+	tm := start(t, func(o *Options) {
+		o.HTTP = func(c *Conn) {
+			_, other := tcpPair(t)
+			c.Established()
+			_ = Splice(c, other, 50*time.Millisecond)
+		}
+	})
+	c := dial(t, tm.addr)
+	_, _ = c.Write([]byte("GET /"))
+	readEnd(t, c)
+	if e := tm.end(t); e.Status != "err_timeout" || !errors.Is(e.Err, ErrIdle) {
+		t.Errorf("ended as %+v", e)
+	}
+}
