@@ -13,7 +13,7 @@ func TestTurnutils(t *testing.T) {
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway, "ip daddr "+gatewayAddr+" udp dport 443")
 	for name, flags := range map[string][]string{"tls": {"-t", "-S"}, "tcp": {"-t"}, "udp": nil} {
 		t.Run(name, func(t *testing.T) {
-			args := append([]string{"-y", "-m", "4", "-n", "50", "-l", "500", "-p", "443", "-u", "tester", "-W", relaySecret}, flags...)
+			args := append([]string{"-y", "-c", "-z", "5", "-m", "4", "-n", "50", "-l", "500", "-p", "443", "-u", "tester", "-W", relaySecret}, flags...)
 			out := ward.run(t, "turnutils_uclient", append(args, gatewayAddr)...)
 			found := lostPackets.FindAllStringSubmatch(out, -1)
 			if len(found) == 0 {
