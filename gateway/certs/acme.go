@@ -64,7 +64,13 @@ func newACME(s *Store) (*acmeSource, error) {
 		defer s.wg.Done()
 		a.serveDecoy()
 	}()
-	log := quietZap(s.opts.Log)
+	a.configure(eab, roots)
+	return a, nil
+}
+
+// configure makes certmagic's Cache and Config.
+func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool) {
+	s, o, log := a.store, a.store.opts.Config.TLS.ACME, quietZap(a.store.opts.Log)
 	a.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
 		Logger:           log,
@@ -86,7 +92,6 @@ func newACME(s *Store) (*acmeSource, error) {
 		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // never from the environment
 		Logger:    log,
 	})}
-	return a, nil
 }
 
 // serveDecoy holds a port that certmagic is told to answer challenges on. certmagic can't be told not to listen, but it

@@ -17,7 +17,6 @@ package certs
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -272,49 +271,6 @@ func (s *Store) HTTPChallenge() http.Handler {
 	return http.HandlerFunc(s.acme.serveHTTP01)
 }
 
-// Info is what there is to say of one certificate.
-type Info struct {
-	Name    string // by which hafen_tls_certificate_expiry_seconds calls it
-	Names   []string
-	Issuer  string
-	Serial  string
-	Expires time.Time // zero: there is none yet
-	Problem string    // why there is none, or no newer one; "" when all is well
-}
-
-// Status describes the certificates in use, and what is wrong with them.
-func (s *Store) Status() []Info {
-	if s.acme != nil {
-		return s.acme.status()
-	}
-	s.mu.Lock()
-	problem := s.problem
-	s.mu.Unlock()
-	var all []Info
-	for _, c := range s.current.Load().certificates {
-		info := describe(c.Leaf)
-		if problem != nil {
-			info.Problem = problem.Error()
-		}
-		all = append(all, info)
-	}
-	return all
-}
-
-// Warnings are what was repaired or left out when the certificates were loaded, a sentence each.
-func (s *Store) Warnings() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.warnings)
-}
-
-func describe(leaf *x509.Certificate) Info {
-	names := namesOf(leaf)
-	return Info{
-		Name: names[0], Names: names, Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16), Expires: leaf.NotAfter,
-	}
-}
-
 // Close ends the background work. It may be called more than once.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
@@ -325,84 +281,6 @@ func (s *Store) Close() error {
 		s.wg.Wait()
 	})
 	return s.closed
-}
-
-// expiryCollector is hafen_tls_certificate_expiry_seconds{name}: computed when asked, so that it moves.
-type expiryCollector struct{ s *Store }
-
-func (e expiryCollector) desc() *prometheus.Desc {
-	return prometheus.NewDesc("hafen_tls_certificate_expiry_seconds",
-		"Seconds until the certificate for this name expires; negative when it has.", []string{"name"}, nil)
-}
-
-// Describe is prometheus.Collector's.
-func (e expiryCollector) Describe(ch chan<- *prometheus.Desc) { ch <- e.desc() }
-
-// Collect is prometheus.Collector's.
-func (e expiryCollector) Collect(ch chan<- prometheus.Metric) {
-	soonest := map[string]time.Time{} // two certificates may have the same first name
-	for _, c := range e.s.Status() {
-		if old, ok := soonest[c.Name]; !c.Expires.IsZero() && (!ok || c.Expires.Before(old)) {
-			soonest[c.Name] = c.Expires
-		}
-	}
-	now := e.s.opts.Now()
-	for name, at := range soonest {
-		ch <- prometheus.MustNewConstMetric(e.desc(), prometheus.GaugeValue, at.Sub(now).Seconds(), name)
-	}
-}
-
-// set is certificates that were loaded together. It never changes.
-type set struct {
-	certificates []*tls.Certificate
-	byName       map[string][]*tls.Certificate
-	renewAt      time.Time // self-signed
-	warnings     []string
-}
-
-func newSet(certificates []*tls.Certificate, warnings []string) *set {
-	s := &set{certificates: certificates, byName: make(map[string][]*tls.Certificate), warnings: warnings}
-	for _, c := range certificates {
-		for _, name := range namesOf(c.Leaf) {
-			s.byName[name] = append(s.byName[name], c)
-		}
-	}
-	return s
-}
-
-// namesOf are the names and addresses in a certificate, in lower case; the subject for one without any.
-func namesOf(leaf *x509.Certificate) []string {
-	names := make([]string, 0, len(leaf.DNSNames)+len(leaf.IPAddresses))
-	for _, n := range leaf.DNSNames {
-		names = append(names, strings.ToLower(n))
-	}
-	for _, ip := range leaf.IPAddresses {
-		names = append(names, ip.String())
-	}
-	if len(names) == 0 {
-		names = append(names, leaf.Subject.String())
-	}
-	return names
-}
-
-// find looks for the name itself, then for the wildcard of its domain (RFC 9525 section 6.3).
-func (s *set) find(name string) []*tls.Certificate {
-	if c := s.byName[name]; len(c) > 0 {
-		return c
-	}
-	if _, domain, ok := strings.Cut(name, "."); ok {
-		return s.byName["*."+domain]
-	}
-	return nil
-}
-
-func (s *set) names() []string {
-	var all []string
-	for n := range s.byName {
-		all = append(all, n)
-	}
-	slices.Sort(all)
-	return all
 }
 
 var errNotIssuedYet = errors.New("the authority has not issued a certificate yet")

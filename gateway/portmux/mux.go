@@ -24,93 +24,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
-	"runtime/debug"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
-
-// Route is what becomes of a TLS connection, decided on its ClientHello.
-type Route struct {
-	// Config terminates TLS here. It must be a pointer that is kept: see ServerConfig.
-	Config *tls.Config
-	// Passthrough is a "host:port" to which Options.Splice takes the connection, still encrypted.
-	Passthrough string
-	// Refuse closes the connection with alert 112, unrecognized_name. A Route with nothing set refuses too.
-	Refuse error
-}
-
-// Limits bound how many connections there are. A client is an IPv4 address or an IPv6 /64.
-type Limits struct {
-	// ConnectionsPerClient is for all of one client's connections. Zero means 4000.
-	ConnectionsPerClient int
-	// PendingPerClient is for those of one client that are not yet established. Zero means 200.
-	PendingPerClient int
-	// Connections is for all clients together. Zero means 10000.
-	Connections int
-	// Pending is for all that are not yet established. Zero means 2000.
-	Pending int
-	// Refused is for the connections of all refused clients that are being told so. Zero means 100.
-	Refused int
-}
-
-// Options are the parts that a Mux is made of. A function that is nil closes the connections it would have got.
-type Options struct {
-	// Admit says whether the address is a client's; its error refuses it.
-	Admit func(netip.Addr) error
-	// TrustedProxy says whether the address is a balancer's whose PROXY protocol header is believed, and required.
-	// The client's address is the one in the header. Nil means nobody's.
-	TrustedProxy func(netip.Addr) bool
-	// Hello decides on a ClientHello. ServerName is in lower case; Conn is for its addresses only.
-	Hello func(*tls.ClientHelloInfo) Route
-
-	// STUN owns STUN and TURN, plain or with TLS taken off.
-	STUN func(*Conn)
-	// HTTP owns HTTP/1.x, plain or with TLS taken off.
-	HTTP func(*Conn)
-	// TLSConn owns HTTP/2, for which http.Server needs the bare *tls.Conn. Nil: HTTP gets it, and Conn.HTTPConn is it.
-	TLSConn func(*tls.Conn, *Conn)
-	// Splice owns the connections passed through to target; the ClientHello is the first thing it reads.
-	Splice func(c *Conn, target string)
-	// Refused owns the HTTP connections, all versions, of clients that Admit turned away: to tell them so, and for what
-	// everybody may ask, such as ACME challenges. Nil: they are closed unread.
-	Refused func(*Conn)
-
-	Limits Limits
-	// FirstByteTimeout is for the first bytes of a connection, and for those inside TLS. Zero means 10 s.
-	FirstByteTimeout time.Duration
-	// HandshakeTimeout is for the TLS handshake from its first byte on. Zero means 10 s.
-	HandshakeTimeout time.Duration
-	// PendingTimeout is how long an owner may hold a connection that is not established. Zero means 30 s.
-	PendingTimeout time.Duration
-	// MaxHello bounds a ClientHello in bytes. Zero means 16 KiB; real ones have two or three.
-	MaxHello int
-
-	// Observe is told of the end of each connection, refused ones included: when it is closed and the function that
-	// owned it has returned. A function that returns at once and closes later, such as Listener.Hand, calls Fail before Close.
-	Observe  func(End)
-	Registry prometheus.Registerer // nil: no metrics
-	Log      *slog.Logger          // nil: nothing is logged
-	Now      func() time.Time      // nil: time.Now
-}
-
-// End is what can be said of a connection when it has ended.
-type End struct {
-	Client   netip.AddrPort // the client's own address; the one who logs it decides how much of it
-	Local    net.Addr
-	Protocol Protocol
-	SNI      string // at most 255 bytes
-	Status   string // ok, err_policy, …
-	Err      error  // behind the status; may be nil
-	In, Out  int64  // bytes on the wire
-	Opened   time.Time
-	Duration time.Duration
-}
 
 // Mux is the walk of connections from accept to their owner. Make one with New; it may Serve several listeners.
 type Mux struct {
@@ -157,13 +75,6 @@ func New(o Options) *Mux {
 	return m
 }
 
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 func (m *Mux) nowEmpty() {
 	if !m.emptied {
 		m.emptied = true
@@ -176,118 +87,6 @@ func (m *Mux) SetLimits(l Limits) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.loads.limits = l.withDefaults()
-}
-
-// Serve accepts connections on l until Shutdown or Close, which close l, and then returns nil. No error of Accept ends it
-// but that of a listener that somebody else closed.
-func (m *Mux) Serve(l net.Listener) error { return m.serve(l, false, m.opts.HTTP) }
-
-// ServeHTTP1 is Serve for a port where plain HTTP alone is spoken: admission, limits and deadlines are the same, http owns
-// the connections, and all else is closed.
-func (m *Mux) ServeHTTP1(l net.Listener, http func(*Conn)) error { return m.serve(l, true, http) }
-
-func (m *Mux) serve(l net.Listener, only bool, http func(*Conn)) error {
-	if !m.addListener(l) {
-		_ = l.Close()
-		return nil
-	}
-	defer m.removeListener(l)
-	var wait backoff
-	for {
-		raw, err := l.Accept()
-		select {
-		case <-m.done:
-			if err == nil {
-				_ = raw.Close()
-			}
-			return nil
-		default:
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
-		}
-		if err != nil {
-			m.acceptFailed(l, err, &wait)
-			continue
-		}
-		if n := wait.reset(); n > 0 {
-			m.opts.Log.Info("accepting again", "address", l.Addr().String(), "errors", n)
-		}
-		m.accepted(raw, only, http)
-	}
-}
-
-// acceptFailed waits. Too many open files (EMFILE, ENFILE) and connections that ended while they waited (ECONNABORTED) are
-// states of the system that pass; a listener that gave up over them would need a restart.
-func (m *Mux) acceptFailed(l net.Listener, err error, wait *backoff) {
-	m.metrics.acceptErrors.Inc()
-	d, first := wait.next()
-	if first {
-		m.opts.Log.Error("accept failed, trying on", "address", l.Addr().String(), "err", err)
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-m.done:
-	}
-}
-
-// backoff doubles from 5 ms to 1 s.
-type backoff struct {
-	wait   time.Duration
-	errors int
-}
-
-func (b *backoff) next() (d time.Duration, first bool) {
-	b.errors++
-	b.wait = min(max(2*b.wait, 5*time.Millisecond), time.Second)
-	return b.wait, b.errors == 1
-}
-
-func (b *backoff) reset() (errors int) {
-	errors = b.errors
-	*b = backoff{}
-	return errors
-}
-
-// accepted starts the walk of one connection.
-func (m *Mux) accepted(raw net.Conn, only bool, http func(*Conn)) {
-	c := &Conn{mux: m, opened: m.opts.Now(), http: http, only: only, pending: true, protocol: Silent}
-	remote, _ := raw.RemoteAddr().(*net.TCPAddr)
-	c.wire = wire{conn: raw, owner: c, remote: raw.RemoteAddr(), client: unmap(remote.AddrPort())}
-	limit, ok := m.add(c)
-	if !ok {
-		_ = raw.Close()
-		return
-	}
-	if limit != "" {
-		defer m.release(c)
-		m.refuse(c, limit, statusLimit, fmt.Errorf("limit reached: %s", limit))
-		m.drop(c)
-		return
-	}
-	go func() {
-		defer m.release(c)
-		defer m.catch(c)
-		m.walk(c)
-	}()
-}
-
-func unmap(ap netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-}
-
-// catch keeps a panic in the handling of one connection from taking the others with it.
-func (m *Mux) catch(c *Conn) {
-	v := recover()
-	if v == nil {
-		return
-	}
-	m.metrics.panics.Inc()
-	m.opts.Log.Error("panic while handling a connection", "panic", v, "stack", string(debug.Stack()))
-	c.Fail(statusProtocol, fmt.Errorf("panic: %v", v))
-	_ = c.wire.Close()
 }
 
 func (m *Mux) addListener(l net.Listener) bool {
@@ -337,65 +136,6 @@ func (m *Mux) establish(c *Conn) {
 	}
 	m.mu.Unlock()
 	c.stopOverdue()
-}
-
-// ended is called once for each connection, when its socket is closed.
-func (m *Mux) ended(c *Conn) {
-	c.stopOverdue()
-	m.mu.Lock()
-	delete(m.conns, c)
-	m.loads.leave(c)
-	c.closed = m.opts.Now()
-	released := c.released
-	m.mu.Unlock()
-	if released {
-		m.report(c)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.stopped && len(m.conns) == 0 {
-		m.nowEmpty()
-	}
-}
-
-// release is the end of the goroutine that walked with the connection, and with it of an owner that works on that goroutine. Such
-// an owner may close first and say afterwards how it went, so the report waits for both.
-func (m *Mux) release(c *Conn) {
-	defer m.goroutines.Done()
-	m.mu.Lock()
-	c.released = true
-	closed := !c.closed.IsZero()
-	m.mu.Unlock()
-	if closed {
-		m.report(c)
-	}
-}
-
-// report tells of the end of a connection: one status word, one counter, one call.
-func (m *Mux) report(c *Conn) {
-	end := c.end()
-	m.metrics.ended.WithLabelValues(end.Status).Inc()
-	if m.opts.Observe != nil {
-		m.opts.Observe(end)
-	}
-}
-
-func (c *Conn) end() End {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := End{
-		Client: c.wire.client, Local: c.wire.LocalAddr(), Protocol: c.protocol,
-		Status: c.status, Err: c.cause,
-		In: c.wire.in.Load(), Out: c.wire.out.Load(),
-		Opened: c.opened, Duration: c.closed.Sub(c.opened),
-	}
-	if e.Status == "" {
-		e.Status = statusOK
-	}
-	if c.hello != nil {
-		e.SNI = c.hello.SNI[:min(len(c.hello.SNI), 255)]
-	}
-	return e
 }
 
 // Counts is the number of connections there are now.
