@@ -15,11 +15,17 @@ import (
 	"hafen/relay"
 )
 
-// errNotClient refuses an address outside the client networks.
-var errNotClient = errors.New("not in clients")
+// Why a connection is turned away.
+var (
+	errNotClient = errors.New("not in clients")
+	errDraining  = errors.New("draining")
+)
 
-// admit says whether an address is a client's.
+// admit says whether an address is a client's, and whether new work is taken at all.
 func (g *Gateway) admit(a netip.Addr) error {
+	if g.isDraining() {
+		return errDraining
+	}
 	a = a.Unmap()
 	for _, p := range g.cfg.Clients {
 		if p.Contains(a) {

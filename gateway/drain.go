@@ -72,7 +72,7 @@ func (g *Gateway) stop(context.Context) error {
 	for _, s := range g.servers {
 		errs = append(errs, s.Close())
 	}
-	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.status.Close(), g.certs.Close())
+	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.status.Close(), g.certs.Close())
 	g.wg.Wait()
 	g.log.Info("stopped")
 	return errors.Join(errs...)

@@ -31,6 +31,7 @@ import (
 	"hafen/gateway/netpolicy"
 	"hafen/gateway/portmux"
 	"hafen/gateway/status"
+	"hafen/precall"
 	"hafen/relay"
 	"hafen/signaling"
 )
@@ -64,6 +65,7 @@ type Gateway struct {
 	relay     *relay.Server
 	signaling *signaling.Proxy
 	forward   *forward.Proxy
+	precall   *precall.Server
 	status    *status.Server
 
 	front http.Handler // /
@@ -76,7 +78,8 @@ type Gateway struct {
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
 	bound  atomic.Pointer[[]netip.AddrPort]
-	addrs  []net.Addr
+	addrs  []net.Addr // of listen.https first
+	udp    []netip.AddrPort
 	wg     sync.WaitGroup
 
 	drainOnce, stopOnce sync.Once
@@ -98,7 +101,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makeStatus} {
+	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
 			return nil, err
@@ -363,7 +366,7 @@ func (g *Gateway) remember(tcp []boundTCP, udp []*net.UDPConn) {
 	}
 	for _, pc := range udp {
 		if ap, ok := addrPort(pc.LocalAddr()); ok {
-			ports, g.addrs = append(ports, ap), append(g.addrs, pc.LocalAddr())
+			ports, g.addrs, g.udp = append(ports, ap), append(g.addrs, pc.LocalAddr()), append(g.udp, ap)
 		}
 	}
 	g.bound.Store(&ports)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -27,6 +28,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case g.ownHost(host, conn):
 		g.pages.ServeHTTP(w, r)
+	case g.signaling.Routed(host) && strings.HasPrefix(r.URL.Path, wellKnown):
+		g.precall.WellKnown().ServeHTTP(w, r) // the test's echo and hold, on the way that signaling takes
 	case g.signaling.Routed(host):
 		g.signaling.ServeHTTP(w, r)
 	default:
@@ -73,7 +76,13 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request) {
 		g.acmeChallenge(w, r)
 		return
 	}
-	page.Refused(w, r, clientAddr(r), g.cfg.Site.Help)
+	if c := portmux.From(r.Context()); c != nil && errors.Is(c.Refused(), errDraining) {
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Retry-After", "30")
+		page.Plain(w, http.StatusServiceUnavailable, "This gateway is being restarted and takes no new work. Please try again in a minute.")
+		return
+	}
+	page.Refused(w, r, clientAddr(r), g.siteOf(clientAddr(r)).Help)
 }
 
 // clientAddr is the client's own address, without its port.
@@ -92,6 +101,10 @@ func clientAddr(r *http.Request) netip.Addr {
 func (g *Gateway) newPages() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", g.front)
+	mux.Handle("/precall/", g.precall)
+	mux.Handle("/api/v1/precall/", g.precall)
+	mux.Handle("/api/v1/ice", g.precall.ICE())
+	mux.Handle(wellKnown, g.precall.WellKnown())
 	mux.Handle("/proxy.pac", g.forward.PAC())
 	mux.Handle("/wpad.dat", g.forward.PAC())
 	mux.Handle("/status/", g.status)
@@ -103,8 +116,10 @@ func (g *Gateway) newPages() http.Handler {
 }
 
 const (
-	acmeTLS  = "acme-tls/1"
-	acmeHTTP = "/.well-known/acme-challenge/"
+	acmeTLS = "acme-tls/1"
+	// wellKnown is where the precall test's echo and hold are, under own and under routed names.
+	wellKnown = "/.well-known/hafen/"
+	acmeHTTP  = "/.well-known/acme-challenge/"
 )
 
 func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {

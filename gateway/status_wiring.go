@@ -14,7 +14,7 @@ func (g *Gateway) makeStatus() (err error) {
 	if err != nil {
 		return err
 	}
-	g.front, err = page.Front(nil)
+	g.front, err = page.Front(g.site)
 	return err
 }
 
@@ -32,5 +32,3 @@ func (g *Gateway) observe(e portmux.End) {
 	}
 	g.log.Info("connection", attrs...)
 }
-
-func (g *Gateway) runs() []status.Run { return nil }
