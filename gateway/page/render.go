@@ -3,6 +3,7 @@ package page
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -113,8 +114,12 @@ func (v View) Stylesheet() string { return v.assets.URL("style.css") }
 // Favicon is the sign as a file.
 func (v View) Favicon() string { return v.assets.URL("sign.svg") }
 
-// Messages are the page's messages in the view's language, for its script.
-func (v View) Messages() map[string]string { return v.texts.Messages(v.Lang) }
+// Messages are the page's messages in the view's language as JSON, for its script: in a data attribute, since the policy
+// allows no inline script.
+func (v View) Messages() (string, error) {
+	data, err := json.Marshal(v.texts.Messages(v.Lang))
+	return string(data), err
+}
 
 // LanguageLink is one entry of the language switch.
 type LanguageLink struct {

@@ -1,0 +1,150 @@
+package precall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"hafen/gateway/page"
+)
+
+// servePage shows the test. Nothing is measured until somebody presses the button, or the address says autorun.
+func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	s.page.Render(w, r, page.View{
+		Title:   "title",
+		Site:    s.opts.Site(s.opts.Client(r)),
+		Styles:  []string{s.assets.URL("precall.css")},
+		Modules: []string{s.assets.URL("app.js")},
+	})
+}
+
+// answer is what the page gets for its measurements: the report, and what it shows above it.
+type answer struct {
+	Report Report `json:"report"`
+	// Sentence is the key of the sentence that sums it up.
+	Sentence string `json:"sentence"`
+	// Network is where the test was made: the client's network, shortened.
+	Network string `json:"network"`
+}
+
+// serveReport takes what the page measured, adds the gateway's half, judges and keeps it.
+func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
+	from := s.opts.Client(r)
+	if !s.reportRate.allow(from) {
+		s.tooMany(w, "reports")
+		return
+	}
+	m, status, err := readReport(w, r)
+	if err != nil {
+		s.metrics.refused.WithLabelValues("malformed").Inc()
+		page.Plain(w, status, fmt.Sprintf("Refused: %v.", err))
+		return
+	}
+	now := s.opts.Now()
+	g := s.gatewayHalf(r.Context())
+	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
+	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Network: shorten(from), Measurements: m, Gateway: g}
+	rec.Result = Analyse(m, g, s.thresholds)
+	if err := s.keep(r.Context(), &rec); err != nil {
+		s.opts.Log.Error("a precall run could not be kept", "err", err)
+		page.Plain(w, http.StatusInsufficientStorage, "The report could not be kept.")
+		return
+	}
+	s.metrics.runs.WithLabelValues(string(rec.Result.Verdict)).Inc()
+	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network)
+	writeJSON(w, http.StatusOK, answer{
+		Report: s.Report(rec, page.Language(r, s.texts.Languages())), Sentence: sentence(rec.Result), Network: rec.Network.String(),
+	})
+}
+
+// readReport reads the body within its bounds and says which status a fault deserves.
+func readReport(w http.ResponseWriter, r *http.Request) (Measurements, int, error) {
+	if ct := r.Header.Get("Content-Type"); ct != "application/json" {
+		return Measurements{}, http.StatusUnsupportedMediaType, errors.New("a report is application/json")
+	}
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetReadDeadline(time.Now().Add(15 * time.Second))
+	defer func() { _ = deadline.SetReadDeadline(time.Time{}) }() // only the body is in a hurry
+	m, err := ReadMeasurements(http.MaxBytesReader(w, r.Body, MaxReport))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return m, http.StatusRequestEntityTooLarge, fmt.Errorf("a report has at most %d KiB", MaxReport>>10)
+	case err != nil && !errors.Is(err, errMalformed):
+		return m, http.StatusRequestTimeout, errors.New("the report did not arrive whole")
+	}
+	return m, http.StatusBadRequest, err
+}
+
+// gatewayHalf asks regions and call servers side by side: each may take its own time to find out.
+func (s *Server) gatewayHalf(ctx context.Context) Gateway {
+	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	g := Gateway{Name: s.opts.Name, SelfSigned: s.opts.SelfSigned, Load: s.opts.Load()}
+	var wg sync.WaitGroup
+	wg.Go(func() { g.Regions = s.opts.Regions(ctx) })
+	wg.Go(func() { g.CallServers = s.opts.CallServers(ctx) })
+	wg.Wait()
+	return g
+}
+
+// keep stores a run under a code that no other has.
+func (s *Server) keep(ctx context.Context, rec *Record) (err error) {
+	for range 10 {
+		rec.Code = newCode()
+		if err = s.store.Put(ctx, *rec); !errors.Is(err, ErrCodeTaken) {
+			return err
+		}
+	}
+	return err
+}
+
+func causeIDs(r Result) []string {
+	ids := []string{}
+	for _, f := range r.Causes {
+		ids = append(ids, f.ID)
+	}
+	return ids
+}
+
+// sentence chooses the one sentence that sums a run up.
+func sentence(r Result) string {
+	switch {
+	case r.Verdict == Pass && r.MediaProven:
+		return "verdict.pass"
+	case r.Verdict == Pass:
+		return "verdict.ways"
+	}
+	return "verdict." + string(r.Verdict)
+}
+
+// verdictAnswer is what a call page gets for the long id of a run.
+type verdictAnswer struct {
+	ID      string    `json:"id"`
+	Time    time.Time `json:"time"`
+	Verdict Verdict   `json:"verdict"`
+	// Mode says what a call page is to make of it: advisory, lenient or strict.
+	Mode   string   `json:"mode"`
+	Causes []string `json:"causes"`
+}
+
+// serveVerdict answers /api/v1/precall/ID. The short code opens nothing here: it can be guessed.
+func (s *Server) serveVerdict(w http.ResponseWriter, r *http.Request) {
+	if !s.readRate.allow(s.opts.Client(r)) {
+		s.tooMany(w, "verdicts")
+		return
+	}
+	id := r.PathValue("id")
+	rec, err := Record{}, ErrNoRun
+	if isID(id) {
+		rec, err = s.store.ByID(r.Context(), id, s.opts.Now())
+	}
+	if err != nil {
+		writeJSON(w, http.StatusNotFound, map[string]string{"error": ErrNoRun.Error()})
+		return
+	}
+	writeJSON(w, http.StatusOK, verdictAnswer{ID: rec.ID, Time: rec.Time, Verdict: rec.Result.Verdict, Mode: s.opts.Mode, Causes: causeIDs(rec.Result)})
+}

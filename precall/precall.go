@@ -1,0 +1,242 @@
+package precall
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hafen/configs"
+	"hafen/gateway/page"
+)
+
+//go:embed web
+var web embed.FS
+
+// Path is where the page lives.
+const Path = "/precall/"
+
+// Options are what the test needs of the gateway. Functions are called at each run and must be safe for concurrent use.
+type Options struct {
+	// Name is the gateway's own name, for advice.
+	Name string
+	// Mode is advisory, lenient or strict; call pages get it with the verdict. "": advisory.
+	Mode string
+	// Thresholds override configs.DefaultThresholds one by one.
+	Thresholds map[string]float64
+	// History is how long a run is kept. 0: 90 days.
+	History time.Duration
+	// SelfSigned says that the gateway's certificate is of its own authority, which browsers have to be told to trust.
+	SelfSigned bool
+	// ICE gives the ICE servers of the test relay, with credentials of one run. nil: relays are not tested.
+	ICE func(ctx context.Context, client netip.Addr) ([]ICEServer, error)
+	// Regions and CallServers are measured now, by the gateway. nil: not known.
+	Regions     func(ctx context.Context) []Region
+	CallServers func(ctx context.Context) []CallServer
+	// Load tells whether the gateway takes new sessions. nil: it does.
+	Load func() Load
+	// Site is shown around the page. nil: none.
+	Site func(client netip.Addr) page.Site
+	// Client is the address of who asks. nil: RemoteAddr.
+	Client func(*http.Request) netip.Addr
+	// Store keeps the runs. nil: the last 1,000 in memory.
+	Store Store
+	// Registry takes the metrics. nil: none.
+	Registry prometheus.Registerer
+	// Log takes one line a run. nil: silent.
+	Log *slog.Logger
+	// Now is the clock. nil: time.Now.
+	Now func() time.Time
+}
+
+// ICEServer is one entry of an ICE configuration, as RTCPeerConnection takes it.
+type ICEServer struct {
+	URLs       []string `json:"urls"`
+	Username   string   `json:"username,omitempty"`
+	Credential string   `json:"credential,omitempty"`
+}
+
+// Server is the test: page, endpoints, analysis, history. Close ends what it holds open.
+type Server struct {
+	opts       Options
+	thresholds Thresholds
+	store      Store
+	texts      *page.Texts
+	page       *page.Template
+	assets     *page.FileSet
+	routes     *http.ServeMux
+	wellKnown  *http.ServeMux
+	metrics    *metrics
+
+	iceRate, reportRate, readRate *rateLimit
+	holds, sockets                *gauge
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+}
+
+// New makes the test. It starts nothing.
+func New(o Options) (*Server, error) {
+	s := &Server{opts: withDefaults(o), thresholds: Thresholds(configs.DefaultThresholds())}
+	maps.Copy(s.thresholds, o.Thresholds)
+	if s.store = o.Store; s.store == nil {
+		s.store = NewMemory(1000, s.opts.History)
+	}
+	s.metrics = newMetrics(o.Registry)
+	if err := s.loadPage(); err != nil {
+		return nil, fmt.Errorf("precall: %w", err)
+	}
+	// A client may be a company behind one address: generous for each, and bounded together.
+	s.iceRate = newRateLimit(2, 60, 100, s.opts.Now)
+	s.reportRate = newRateLimit(1, 30, 50, s.opts.Now)
+	s.readRate = newRateLimit(5, 60, 200, s.opts.Now)
+	s.holds, s.sockets = newGauge(100, 2000), newGauge(100, 1000)
+	s.registerGauges(o.Registry)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.route()
+	return s, nil
+}
+
+func withDefaults(o Options) Options {
+	if o.Mode == "" {
+		o.Mode = "advisory"
+	}
+	if o.History == 0 {
+		o.History = 90 * 24 * time.Hour
+	}
+	if o.Regions == nil {
+		o.Regions = func(context.Context) []Region { return nil }
+	}
+	if o.CallServers == nil {
+		o.CallServers = func(context.Context) []CallServer { return nil }
+	}
+	if o.Load == nil {
+		o.Load = func() Load { return Load{} }
+	}
+	if o.Site == nil {
+		o.Site = func(netip.Addr) page.Site { return page.Site{} }
+	}
+	if o.Client == nil {
+		o.Client = remoteAddr
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+func remoteAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+func (s *Server) loadPage() (err error) {
+	if s.texts, err = page.LoadTexts(web, "web/messages.*.json"); err != nil {
+		return err
+	}
+	if s.page, err = page.Parse(web, s.texts, "web/precall.html"); err != nil {
+		return err
+	}
+	s.assets, err = page.NewFileSet(web, "web", Path+"assets/")
+	return err
+}
+
+func (s *Server) route() {
+	s.wellKnown = http.NewServeMux()
+	s.wellKnown.HandleFunc("GET /.well-known/hafen/ws", s.serveEcho)
+	s.wellKnown.HandleFunc("GET /.well-known/hafen/hold", s.serveHold)
+	s.wellKnown.HandleFunc("/", missing)
+
+	s.routes = http.NewServeMux()
+	s.routes.HandleFunc("GET "+Path+"{$}", s.servePage)
+	s.routes.Handle(Path+"assets/", s.assets)
+	s.routes.Handle("POST "+Path+"report", sameOrigin(http.HandlerFunc(s.serveReport)))
+	s.routes.HandleFunc("GET /api/v1/precall/{id}", s.serveVerdict)
+	s.routes.Handle("/api/v1/ice", s.ICE())
+	s.routes.Handle("/.well-known/hafen/", s.wellKnown)
+	s.routes.HandleFunc("/", missing)
+}
+
+// sameOrigin lets only our own page post: another site must not fill the history in a visitor's name.
+func sameOrigin(next http.Handler) http.Handler {
+	p := http.NewCrossOriginProtection()
+	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		page.Plain(w, http.StatusForbidden, "Reports come from the test page itself.")
+	}))
+	return p.Handler(next)
+}
+
+func missing(w http.ResponseWriter, _ *http.Request) {
+	page.Plain(w, http.StatusNotFound, "There is no such page here.")
+}
+
+// ServeHTTP answers everything of the test on the gateway's own names: the page below Path, /api/v1/ice,
+// /api/v1/precall/ID and the well-known endpoints.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	page.Headers(w.Header())
+	s.routes.ServeHTTP(w, r)
+}
+
+// ICE answers /api/v1/ice alone.
+func (s *Server) ICE() http.Handler {
+	return page.Secure(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			page.Plain(w, http.StatusMethodNotAllowed, "ICE servers are only read.")
+			return
+		}
+		s.serveICE(w, r)
+	}))
+}
+
+// WellKnown answers /.well-known/hafen/ws and /hold alone: under the names of routes as well, so that a call server's
+// name can be tested without the call server.
+func (s *Server) WellKnown() http.Handler { return page.Secure(s.wellKnown) }
+
+// Close ends held requests and echoes, and waits for them.
+func (s *Server) Close() error {
+	s.cancel()
+	s.holds.wait()
+	s.sockets.wait()
+	return nil
+}
+
+// Find gives the run of a short code, as a person may have written it down, or of a long id.
+func (s *Server) Find(ctx context.Context, code string) (Record, error) {
+	if isID(code) {
+		return s.store.ByID(ctx, code, s.opts.Now())
+	}
+	code, ok := CanonicalCode(code)
+	if !ok {
+		return Record{}, ErrNoRun
+	}
+	return s.store.ByCode(ctx, code, s.opts.Now())
+}
+
+// Recent gives the newest runs, at most n.
+func (s *Server) Recent(ctx context.Context, n int) ([]Record, error) {
+	return s.store.Recent(ctx, n, s.opts.Now())
+}
+
+// Report writes a run out in a language: the report of the contract, with its details and advice.
+func (s *Server) Report(rec Record, lang string) Report { return rec.report(s.texts, lang) }
+
+var (
+	// ErrNoRun says that there is no run of this code or id, or no longer.
+	ErrNoRun = errors.New("no precall run has this code")
+	// ErrCodeTaken says that another run has the code already.
+	ErrCodeTaken = errors.New("another precall run has this code")
+)

@@ -1,0 +1,122 @@
+// What came of a run: one sentence, the causes, every check folded.
+import { has, lang, number, t } from './texts.js';
+
+const $ = (id) => document.getElementById(id);
+const signs = { pass: 'ok', warn: 'warn', fail: 'fail', unknown: 'none', skipped: 'none' };
+const order = ['fail', 'warn', 'pass', 'unknown', 'skipped'];
+
+// groups are the folds, and which checks are in each.
+const groups = {
+  device: (id) => ['browser', 'secure-context', 'camera', 'microphone', 'clock'].includes(id),
+  signaling: (id) => id.startsWith('call-server:'),
+  relay: (id) => id.startsWith('relay:'),
+  quality: (id) => ['rtt', 'jitter', 'loss'].includes(id),
+  gateway: (id) => id.startsWith('gateway:'),
+};
+
+let shown = null;
+
+const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
+
+export function showResult(answer) {
+  shown = answer;
+  const { report, sentence, network } = answer;
+  const verdict = $('verdict');
+  verdict.className = `verdict panel ${signs[report.verdict]}`;
+  $('sentence').textContent = t(sentence);
+  $('note').hidden = !has(`${sentence}.note`);
+  $('note').textContent = t(`${sentence}.note`);
+  $('code').textContent = report.code;
+  verdict.querySelector('.code-line').hidden = !report.code;
+  $('network').textContent = network ? t('result.network', { network }) : '';
+  $('causes').replaceChildren(...report.causes.map((cause, i) => causeItem(cause, i, report.verdict)));
+  $('causes-part').hidden = report.causes.length === 0;
+  $('checks').replaceChildren(...Object.keys(groups).map((name) => group(name, report.checks)).filter(Boolean));
+}
+
+function causeItem(cause, i, verdict) {
+  const item = copyOf('cause');
+  item.classList.add(verdict === 'fail' && i === 0 ? 'fail' : 'warn');
+  item.querySelector('h3').textContent = t(`cause.${cause.id}.title`);
+  item.querySelector('.sure').textContent = t('result.confidence', { percent: Math.round(cause.confidence * 100) });
+  item.querySelector('.user').textContent = cause.advice.user;
+  item.querySelector('.it').textContent = cause.advice.it;
+  return item;
+}
+
+function group(name, all) {
+  const checks = all.filter((check) => groups[name](check.id));
+  if (checks.length === 0) return null;
+  const worst = order.find((verdict) => checks.some((check) => check.verdict === verdict));
+  const item = copyOf('group');
+  item.classList.add(signs[worst]);
+  item.querySelector('summary .name').textContent = t(`group.${name}`);
+  item.querySelector('summary .signal').textContent = t(`word.${worst}`);
+  item.querySelector('ul').append(...checks.map(row));
+  return item;
+}
+
+function row(check) {
+  const item = copyOf('row');
+  item.classList.add(signs[check.verdict]);
+  item.querySelector('.name').textContent = t(`check.${check.id}`);
+  item.querySelector('.target').textContent = check.target ?? '';
+  item.querySelector('.detail').textContent = check.detail;
+  item.querySelector('.number').textContent = check.value === undefined ? '' : `${number(check.value)} ${check.unit}`;
+  item.querySelector('.signal').textContent = t(`word.${check.verdict}`);
+  item.querySelector('.reach').textContent = t(`level.${check.level}`);
+  return item;
+}
+
+// sayUnsent stands in for the gateway's answer when none came: what was measured is shown as it is.
+export function sayUnsent(checks, error) {
+  const verdicts = { ok: 'pass', fail: 'fail', unknown: 'unknown', skipped: 'skipped' };
+  return {
+    sentence: 'verdict.unsent',
+    network: '',
+    report: {
+      version: 1, id: '', code: '', time: new Date().toISOString(), verdict: 'fail', causes: [],
+      checks: checks.map(({ id, target, result, value, detail, ms }) => ({
+        id, target, level: 'device', verdict: verdicts[result], value, unit: '', detail: detail ?? '', ms,
+      })).concat({ id: 'gateway:call-servers', level: 'gateway', verdict: 'fail', detail: error.message, ms: 0 }),
+    },
+  };
+}
+
+// asText is the result for a ticket or a mail.
+function asText({ report, sentence, network }) {
+  const lines = [t(sentence), `${t('result.code')}: ${report.code}`, t('result.network', { network }), new Date(report.time).toLocaleString(lang), ''];
+  for (const cause of report.causes) {
+    lines.push(`${t(`cause.${cause.id}.title`)} (${t('result.confidence', { percent: Math.round(cause.confidence * 100) })})`);
+    lines.push(`  ${t('result.user')}: ${cause.advice.user}`, `  ${t('result.it')}: ${cause.advice.it}`, '');
+  }
+  for (const check of report.checks) {
+    const value = check.value === undefined ? '' : ` ${number(check.value)} ${check.unit}`;
+    lines.push(`${t(`word.${check.verdict}`)}: ${t(`check.${check.id}`)}${check.target ? ` ${check.target}` : ''}${value}${check.detail ? ` – ${check.detail}` : ''}`);
+  }
+  return lines.join('\n');
+}
+
+$('copy').addEventListener('click', async () => {
+  let said = 'result.copied';
+  try {
+    await navigator.clipboard.writeText(asText(shown));
+  } catch {
+    said = 'result.copy.failed';
+  }
+  $('copy').textContent = said === 'result.copied' ? t('result.copied') : t('result.copy.failed');
+  setTimeout(() => { $('copy').textContent = t('result.copy'); }, 2000);
+});
+
+$('json').addEventListener('click', () => {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(shown.report, null, 2)], { type: 'application/json' }));
+  link.download = `hafen-${shown.report.code || 'report'}.json`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+});
+
+$('print').addEventListener('click', () => {
+  document.querySelectorAll('#result details').forEach((fold) => { fold.open = true; });
+  window.print();
+});

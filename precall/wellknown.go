@@ -1,0 +1,80 @@
+package precall
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"hafen/gateway/page"
+)
+
+const (
+	// MaxHold is the longest a request is held: a call service's long-poll takes up to 3 minutes.
+	MaxHold = 180 * time.Second
+	// An echo ends after so many messages, so large, and so long: enough for a test, useless for anything else.
+	echoMessages = 200
+	echoSize     = 4 << 10
+	echoLife     = 60 * time.Second
+)
+
+// serveHold answers only after ?s= seconds, like a long-poll on which nothing happens. Not one byte goes out before:
+// what cuts silent requests is to show itself.
+func (s *Server) serveHold(w http.ResponseWriter, r *http.Request) {
+	seconds, err := strconv.Atoi(r.URL.Query().Get("s"))
+	hold := time.Duration(seconds) * time.Second
+	if err != nil || seconds < 1 || seconds > int(MaxHold/time.Second) {
+		page.Plain(w, http.StatusBadRequest, fmt.Sprintf("s says for how many seconds to hold: 1 to %d.", int(MaxHold/time.Second)))
+		return
+	}
+	leave, ok := s.holds.enter(s.opts.Client(r))
+	if !ok {
+		s.metrics.refused.WithLabelValues("holds").Inc()
+		page.Plain(w, http.StatusTooManyRequests, "Too many requests are held already.")
+		return
+	}
+	defer leave()
+	// A server's write deadline counts from the request's head and would cut what is held on purpose.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(hold + 15*time.Second))
+	timer := time.NewTimer(hold)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		page.Plain(w, http.StatusOK, fmt.Sprintf("held for %d s", seconds))
+	case <-r.Context().Done():
+	case <-s.ctx.Done():
+		page.Plain(w, http.StatusServiceUnavailable, "The gateway is going down.")
+	}
+}
+
+// serveEcho sends back what a WebSocket of the same origin says, within bounds.
+func (s *Server) serveEcho(w http.ResponseWriter, r *http.Request) {
+	leave, ok := s.sockets.enter(s.opts.Client(r))
+	if !ok {
+		s.metrics.refused.WithLabelValues("websockets").Inc()
+		page.Plain(w, http.StatusTooManyRequests, "Too many WebSockets are open already.")
+		return
+	}
+	defer leave()
+	conn, err := websocket.Accept(w, r, nil) // refuses other origins, answers errors itself
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.CloseNow() }()
+	conn.SetReadLimit(echoSize)
+	ctx, cancel := context.WithTimeout(s.ctx, echoLife)
+	defer cancel()
+	for range echoMessages {
+		kind, data, err := conn.Read(ctx)
+		if err != nil {
+			return // closed, too large or too late: the library has told the peer
+		}
+		if err := conn.Write(ctx, kind, data); err != nil {
+			return
+		}
+	}
+	_ = conn.Close(websocket.StatusPolicyViolation, "enough")
+}
