@@ -17,7 +17,11 @@ const maxFrame = 2048
 
 const (
 	firstChannel = 0x4000
-	lastChannel  = 0x4fff // RFC 8656 section 12; what lies above is reserved
+	// lastChannel is RFC 5766's. RFC 8656 section 12 stops at 0x4fff, but clients and servers of the older kind are about,
+	// coturn's among them; which numbers may be bound is for the region to say.
+	lastChannel = 0x7fff
+	// stunCookieEnd is how much of a STUN message tells it from anything else.
+	stunCookieEnd = 8
 )
 
 // PartialFrameTimeout is how long the rest of a message may take once its first byte is there.
@@ -38,10 +42,12 @@ func frameSize(b []byte) (int, error) {
 	head, length := binary.BigEndian.Uint16(b), int(binary.BigEndian.Uint16(b[2:]))
 	switch {
 	case head < firstChannel: // two zero bits: STUN (RFC 8489 section 5)
-		if length%4 != 0 {
+		switch {
+		case length%4 != 0:
 			return 0, fmt.Errorf("%w: a STUN length of %d", errFraming, length)
-		}
-		if len(b) >= 8 && binary.BigEndian.Uint32(b[4:]) != stunCookie {
+		case len(b) < stunCookieEnd:
+			return 0, nil
+		case binary.BigEndian.Uint32(b[4:]) != stunCookie:
 			return 0, fmt.Errorf("%w: no magic cookie", errFraming)
 		}
 		return stunHeaderSize + length, nil
@@ -241,16 +247,15 @@ func (r *frameReader) finish(b []byte, take func([]byte) error) ([]byte, error) 
 	return b[n:], nil
 }
 
-// next is how much of a message must be there before it is looked at again: its size, then the magic cookie, then all of it. So
-// what is no message is found out as early as in one piece.
+// next is how much of a message must be there before it is looked at again.
 func (r *frameReader) next(size int) int {
 	switch {
-	case size == 0:
+	case size > 0:
+		return padded(size)
+	case r.partLen < channelHeaderSize:
 		return channelHeaderSize
-	case r.partLen < 8 && !isChannelData(r.part[:]):
-		return 8
 	}
-	return padded(size)
+	return stunCookieEnd
 }
 
 // recycle gives back the buffer of a message that was handed out.

@@ -153,7 +153,7 @@ func (q *queue) take(out []byte, now int64) []byte {
 	for i := range q.lanes {
 		for l := &q.lanes[i]; !l.empty(); {
 			next := &l.list[l.head]
-			if next.frame != nil && len(out)+padded(len(next.frame)) > cap(out) {
+			if next.frame != nil && (len(out)+padded(len(next.frame)) > cap(out) || q.taken == chunkMessages) {
 				return out
 			}
 			w := l.pop()

@@ -41,6 +41,7 @@ type socket struct {
 
 	mu        sync.Mutex // writers: the stream, and TLS answering from within a read
 	unwritten []byte
+	corked    bool // what is written is kept until uncork
 	awaited   bool // somebody waits for the socket to become writable, and writes then
 	failed    error
 
@@ -108,17 +109,56 @@ func (k *socket) Write(p []byte) (int, error) {
 		return 0, k.failed
 	}
 	rest := p
-	if len(k.unwritten) == 0 && !k.awaited {
+	if len(k.unwritten) == 0 && !k.awaited && !k.corked {
 		rest = k.attempt(p)
 	}
-	if k.failed == nil && len(k.unwritten)+len(rest) > maxUnwritten {
-		k.failed = errStuck
-	}
+	k.keep(rest)
 	if k.failed != nil {
 		return 0, k.failed
 	}
-	k.unwritten = append(k.unwritten, rest...)
 	return len(p), nil
+}
+
+// keep keeps what was not written. The caller has the lock.
+func (k *socket) keep(rest []byte) {
+	switch {
+	case len(rest) == 0 || k.failed != nil:
+		return
+	case len(k.unwritten)+len(rest) > maxUnwritten:
+		k.failed = errStuck
+		return
+	case k.unwritten == nil:
+		k.unwritten = unwrittenBuffers.Get().(*unwrittenBuffer)[:0]
+	}
+	k.unwritten = append(k.unwritten, rest...)
+}
+
+// forget gives the buffer of what was kept back, now that it is written or lost. The caller has the lock.
+func (k *socket) forget() {
+	if cap(k.unwritten) == len(unwrittenBuffer{}) {
+		unwrittenBuffers.Put((*unwrittenBuffer)(k.unwritten[:cap(k.unwritten)]))
+	}
+	k.unwritten = nil
+}
+
+// unwrittenBuffer has room for a chunk in TLS records.
+type unwrittenBuffer [24 << 10]byte
+
+var unwrittenBuffers = sync.Pool{New: func() any { return new(unwrittenBuffer) }}
+
+// cork has writes kept, so that uncork writes them all at once.
+func (k *socket) cork() {
+	k.mu.Lock()
+	k.corked = true
+	k.mu.Unlock()
+}
+
+func (k *socket) uncork() error {
+	k.mu.Lock()
+	k.corked = false
+	k.mu.Unlock()
+	_, err := k.flush()
+	return err
 }
 
 // attempt writes what the kernel takes of p, and returns what it does not.
@@ -153,12 +193,11 @@ func (k *socket) write(fd int) {
 func (k *socket) flush() (done bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.unwritten) > 0 && k.failed == nil {
+	if len(k.unwritten) > 0 && k.failed == nil && !k.awaited {
 		rest := k.attempt(k.unwritten)
-		if len(rest) == 0 {
-			k.unwritten = nil
-		} else {
-			k.unwritten = append(k.unwritten[:0], rest...)
+		k.unwritten = k.unwritten[:copy(k.unwritten, rest)]
+		if len(rest) == 0 || k.failed != nil {
+			k.forget()
 		}
 	}
 	return len(k.unwritten) == 0, k.failed

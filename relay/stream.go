@@ -11,10 +11,12 @@ import (
 )
 
 const (
-	// fullChunk is the most that one write takes: a TLS record. A path that has been slow lately gets slowChunk, since what is
-	// written can't be overtaken any more.
+	// fullChunk is the most that one write takes. A path that has been slow lately gets slowChunk, since what is written can't be
+	// overtaken any more.
 	fullChunk = 16 << 10
 	slowChunk = 2600
+	// chunkMessages is the most messages in one write: each is a TLS record, which takes some 30 bytes more.
+	chunkMessages = 128
 	// slowMemory is how long a path counts as slow after it has last made us wait.
 	slowMemory = 10 * time.Second
 	slowWait   = 5 * time.Millisecond
@@ -31,9 +33,10 @@ var chunks = sync.Pool{New: func() any { return new([fullChunk]byte) }}
 // woken. Only when it has none a goroutine waits for room, and ends when the queue is empty. Where it can't be had (TLS inside
 // another's TLS), that goroutine does blocking writes.
 type stream struct {
-	conn   net.Conn // plaintext: a *tls.Conn, or the socket's connection
-	owner  net.Conn // what was handed over, and is to be closed
-	socket *socket  // nil: blocking
+	conn   net.Conn      // a *tls.Conn, or the socket's connection
+	io     io.ReadWriter // the plaintext: conn, or the socket itself
+	owner  net.Conn      // what was handed over, and is to be closed
+	socket *socket       // nil: blocking
 	meter  *metrics
 	// lost is called when a write has failed, not under the lock.
 	lost func(error)
@@ -61,10 +64,12 @@ func newStream(conn net.Conn, maxAge time.Duration, m *metrics) *stream {
 	if maxAge <= 0 {
 		maxAge = defaultMaxAge
 	}
-	st := &stream{conn: conn, owner: conn, meter: m, queue: queue{maxAge: maxAge}}
+	st := &stream{conn: conn, io: conn, owner: conn, meter: m, queue: queue{maxAge: maxAge}}
 	switch c := conn.(type) {
 	case *net.TCPConn:
-		st.socket = newSocket(c)
+		if st.socket = newSocket(c); st.socket != nil {
+			st.io = st.socket
+		}
 	case *tls.Conn:
 		if below, ok := c.NetConn().(redirector); ok {
 			if st.socket = newSocket(c.NetConn()); st.socket != nil {
@@ -112,7 +117,7 @@ func (st *stream) express(msgs [][]byte, now int64) [][]byte {
 	limit := st.limit(now)
 	for len(msgs) > 0 && st.err == nil && !st.socket.kept() && st.socket.writable() {
 		out, n := chunk[:0:limit], 0
-		for len(msgs) > 0 && len(out)+padded(len(msgs[0])) <= limit {
+		for len(msgs) > 0 && n < chunkMessages && len(out)+padded(len(msgs[0])) <= limit {
 			if l, ok := st.queue.admit(msgs[0]); ok {
 				out = appendPadded(out, msgs[0])
 				l.sent()
@@ -137,7 +142,7 @@ func (st *stream) write(out []byte, messages int, delay time.Duration) error {
 	if len(out) == 0 {
 		return nil
 	}
-	if _, err := st.conn.Write(out); err != nil {
+	if err := st.writeMessages(out); err != nil {
 		return err
 	}
 	st.delay.Store(int64(delay))
@@ -146,6 +151,27 @@ func (st *stream) write(out []byte, messages int, delay time.Duration) error {
 		st.relayed(messages, len(out))
 	}
 	return nil
+}
+
+// writeMessages writes whole messages. Over TLS each is a record of its own, and all of them one write to the socket: there are
+// clients that take what one read of TLS gives them for one message, coturn's test client among them.
+func (st *stream) writeMessages(out []byte) error {
+	if st.socket == nil || st.io == io.ReadWriter(st.socket) {
+		_, err := st.io.Write(out)
+		return err
+	}
+	st.socket.cork()
+	for len(out) > 0 {
+		size, err := frameSize(out)
+		if err != nil {
+			return err // it was valid when it came
+		}
+		if _, err := st.io.Write(out[:padded(size)]); err != nil {
+			return err
+		}
+		out = out[padded(size):]
+	}
+	return st.socket.uncork()
 }
 
 // pump writes from the queue until it is empty or the path has no room; then a goroutine waits for room. The caller has the lock.
@@ -294,7 +320,7 @@ func (st *stream) receive(take func(buf *readBuffer, n int) error) error {
 		if buf == nil {
 			buf = readBuffers.Get().(*readBuffer)
 		}
-		if n, err = st.conn.Read(buf.bytes[:]); errors.Is(err, errWouldBlock) {
+		if n, err = st.io.Read(buf.bytes[:]); errors.Is(err, errWouldBlock) {
 			readBuffers.Put(buf)
 			buf = nil
 			return false
@@ -325,7 +351,7 @@ func (st *stream) receiveBlocking(take func(buf *readBuffer, n int) error) error
 	buf := readBuffers.Get().(*readBuffer)
 	defer readBuffers.Put(buf)
 	for {
-		n, err := st.conn.Read(buf.bytes[:])
+		n, err := st.io.Read(buf.bytes[:])
 		if n > 0 {
 			if failed := take(buf, n); failed != nil {
 				return failed
