@@ -84,12 +84,12 @@ func loadFile(f configs.TLSFile, now time.Time) (c *tls.Certificate, warning str
 	if err != nil {
 		return nil, "", err
 	}
-	chain, repaired, err := arrange(certs, key, now)
+	chain, odd, err := arrange(certs, key, now)
 	if err != nil {
 		return nil, "", fmt.Errorf(".cert: %s: %w", f.Cert, err)
 	}
-	if repaired {
-		warning = fmt.Sprintf(".cert: %s: the certificates were in the wrong order, which was repaired; the server's own belongs first, then each one's issuer", f.Cert)
+	if odd != "" {
+		warning = fmt.Sprintf(".cert: %s: %s", f.Cert, odd)
 	}
 	c = &tls.Certificate{PrivateKey: key, Leaf: chain[0]}
 	for _, cert := range chain {
@@ -232,17 +232,17 @@ func parseKeyDER(der []byte) (crypto.Signer, error) {
 }
 
 // arrange finds the certificate of the key, and puts each one's issuer behind it. Roots and strangers are left out: a client has
-// the root, or does not trust it. repaired says that the order was wrong.
-func arrange(certs []*x509.Certificate, key crypto.Signer, now time.Time) (chain []*x509.Certificate, repaired bool, err error) {
+// the root, or does not trust it. odd is what the administrator should know: the order was wrong, or an issuer may be missing.
+func arrange(certs []*x509.Certificate, key crypto.Signer, now time.Time) (chain []*x509.Certificate, odd string, err error) {
 	at := slices.IndexFunc(certs, func(c *x509.Certificate) bool {
 		public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 		return ok && public.Equal(c.PublicKey)
 	})
 	if at < 0 {
-		return nil, false, errors.New("the private key belongs to another certificate")
+		return nil, "", errors.New("the private key belongs to another certificate")
 	}
 	if err := checkLeaf(certs[at], now); err != nil {
-		return nil, false, err
+		return nil, "", err
 	}
 	chain = []*x509.Certificate{certs[at]}
 	positions := []int{at}
@@ -261,9 +261,13 @@ func arrange(certs []*x509.Certificate, key crypto.Signer, now time.Time) (chain
 		chain, positions = append(chain, last), append(positions, i)
 	}
 	if !complete && !issuedByKnownRoot(chain[0]) {
-		return nil, false, fmt.Errorf("the certificate of its issuer, %s, is missing: append the intermediate to the file (or the root, if that issued it directly)", chain[0].Issuer)
+		// A company's root that issues directly can't be told from an intermediate that was forgotten.
+		return chain, fmt.Sprintf("the certificate of its issuer, %s, is not in the file: if that is an intermediate, append it, or browsers refuse the gateway", chain[0].Issuer), nil
 	}
-	return chain, !slices.IsSorted(positions) || positions[0] != 0, nil
+	if !slices.IsSorted(positions) || positions[0] != 0 {
+		odd = "the certificates were in the wrong order, which was repaired; the server's own belongs first, then each one's issuer"
+	}
+	return chain, odd, nil
 }
 
 func isSelfIssued(c *x509.Certificate) bool { return bytes.Equal(c.RawSubject, c.RawIssuer) }

@@ -58,8 +58,6 @@ func TestAbuse_D15(t *testing.T) {
 	}{
 		{"key open to all", chain, key, 0o644, []string{"tls.files[0].key: ", "open to everybody", "mode 0644", "chmod 0600"}},
 		{"key of another", chain, other.server.keyPEM(t), 0o600, []string{"tls.files[0].cert: ", "belongs to another certificate"}},
-		{"no intermediate", h.server.pem(), key, 0o600, []string{"tls.files[0].cert: ", "CN=House Issuing CA", "append the intermediate"}},
-		{"the wrong intermediate", h.server.pem() + other.middle.pem(), key, 0o600, []string{"append the intermediate"}},
 		{"expired", expiredPEM, expiredKey, 0o600, []string{"expired on "}},
 		{"not yet valid", earlyPEM, earlyKey, 0o600, []string{"valid only from", "clock"}},
 		{"wrong name", wrongPEM, wrongKey, 0o600, []string{"tls.files: ", "no certificate covers " + ownName, "www.hospital.example"}},
@@ -103,6 +101,24 @@ func TestAbuse_D15(t *testing.T) {
 		_, err = New(Options{Config: conf})
 		oneLine(t, err, "tls.files[0].key: ", "does not exist")
 	})
+}
+
+// TestIssuerMissing: what may be a company's root that issues directly is served, with a warning that names the issuer.
+func TestIssuerMissing(t *testing.T) {
+	h, other := newHouse(t, ownName), newHouse(t, ownName)
+	for name, chain := range map[string]string{"alone": h.server.pem(), "with a stranger": h.server.pem() + other.middle.pem()} {
+		t.Run(name, func(t *testing.T) {
+			conf, dir := baseConfig(t, "files"), t.TempDir()
+			conf.TLS.Files = []configs.TLSFile{{Cert: write(t, dir, "c", chain, 0o644), Key: write(t, dir, "k", h.server.keyPEM(t), 0o600)}}
+			s := newStore(t, Options{Config: conf})
+			if w := strings.Join(s.Warnings(), " "); !strings.Contains(w, "CN=House Issuing CA") || !strings.Contains(w, "append it") {
+				t.Errorf("warnings %q", w)
+			}
+			if _, err := handshake(t, s, &tls.Config{ServerName: ownName, RootCAs: pool(h.middle.cert)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // TestOrderRepaired: a chain in the wrong order, with its root and a stranger in it, is served in the right one.

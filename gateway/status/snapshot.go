@@ -80,7 +80,8 @@ type Certificate struct {
 	Issuer  string    `json:"issuer"`
 	Expires time.Time `json:"expires"`
 	Source  string    `json:"source"`
-	Trusted bool      `json:"trusted"`
+	Trusted bool      `json:"trusted"` // by browsers that nobody told of our root
+	Problem string    `json:"problem,omitempty"`
 }
 
 // Session is one live session.

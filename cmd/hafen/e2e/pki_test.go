@@ -63,8 +63,7 @@ func (ca *authority) issue(t testing.TB, names ...string) (certFile, keyFile str
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	must(t, err)
 	certFile, keyFile = filepath.Join(ca.dir, names[0]+".crt"), filepath.Join(ca.dir, names[0]+".key")
-	chain := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})...)
-	must(t, os.WriteFile(certFile, chain, 0o644))
+	writePEM(t, certFile, "CERTIFICATE", der, 0o644)
 	writePEM(t, keyFile, "PRIVATE KEY", keyDER, 0o600)
 	return certFile, keyFile
 }

@@ -1,0 +1,35 @@
+package status
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestJudge(t *testing.T) {
+	now := time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
+	good := Certificate{Names: []string{"gw.example"}, Expires: now.AddDate(0, 2, 0), Trusted: true}
+	up, down := Region{Name: "fra", Up: true}, Region{Name: "lon", Rungs: []Rung{{Name: "udp", State: "down", Why: "no answer"}}}
+	calls := func(r ...Region) []Service { return []Service{{Name: "calls", Chosen: "fra", Regions: r}} }
+	for name, tc := range map[string]struct {
+		s                         Snapshot
+		verdict, sentence, advice string
+	}{
+		"all well":          {Snapshot{Services: calls(up), Certificates: []Certificate{good}}, "ok", "All ways are open", ""},
+		"one region down":   {Snapshot{Services: calls(up, down)}, "degraded", "lon of calls can't be reached; calls go through fra", "no answer"},
+		"no region":         {Snapshot{Services: calls(down)}, "down", "No relay of calls", "udp: no answer"},
+		"certificate ended": {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: now.Add(-time.Hour), Problem: "renewal failed"}}}, "down", "no valid certificate for gw.example", "renewal failed"},
+		"certificate ends":  {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: now.Add(50 * time.Hour), Trusted: true}}}, "degraded", "ends in 2 days", "Renew"},
+		"draining":          {Snapshot{Draining: true, Services: calls(up)}, "degraded", "draining", ""},
+		"call server down":  {Snapshot{Services: calls(up), CallServers: []CallServer{{Host: "call.example", Probe: "WebSocket", State: "down", Why: "no answer."}}}, "degraded", "WebSocket of call.example does not answer: no answer.", "TCP 443"},
+		"self-signed":       {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: good.Expires}}}, "degraded", "root is installed", "hafen ca"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.s.Time = now
+			tc.s.Judge()
+			if tc.s.Verdict != tc.verdict || !strings.Contains(tc.s.Sentence, tc.sentence) || !strings.Contains(tc.s.Advice, tc.advice) {
+				t.Errorf("%s: %q, %q", tc.s.Verdict, tc.s.Sentence, tc.s.Advice)
+			}
+		})
+	}
+}
