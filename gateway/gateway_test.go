@@ -269,9 +269,9 @@ func TestGarbage(t *testing.T) {
 			t.Errorf("%q is answered %q", first, answer)
 		}
 	}
-	w.until("five unknown connections in the metrics", func() bool {
+	w.until("five refused protocols in the metrics", func() bool {
 		_, body := w.machines("/metrics")
-		return strings.Contains(body, `hafen_mux_connections_total{protocol="unknown"} 5`)
+		return strings.Contains(body, `hafen_mux_ended_total{status="err_protocol"} 5`)
 	})
 }
 
