@@ -12,7 +12,6 @@ import (
 // A key ending in .* stands for all keys below it. A row with values refuses only these.
 func notYet() []notYetKey {
 	return []notYetKey{
-		{key: "listen.proxy_protocol_from"},
 		{key: "tls.acme.dns.*"},
 		{key: "services[].turn_credentials.url"},
 		{key: "signaling.routes[].rewrite_ice_servers"},
@@ -26,6 +25,7 @@ func notYet() []notYetKey {
 		{key: "forward.users"},
 		{key: "pac.parent"},
 		{key: "pac.parent_file"},
+		{key: "precall.networks"},
 		{key: "precall.mode", values: []string{"lenient", "strict"}},
 		{key: "admin.listen"},
 		{key: "events.*"},

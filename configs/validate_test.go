@@ -201,7 +201,7 @@ func TestNotYet(t *testing.T) {
 		{"audit: {file: /var/log/x}", "audit.file", "delete it"},
 		{"audit: {retention: 1h}", "audit.retention", "delete it"},
 		{"store: sqlite", "store", "delete it"},
-		{"listen: {proxy_protocol_from: 10.0.0.1/8}", "listen.proxy_protocol_from", "delete it"},
+		{"precall: {networks: 10.0.0.1/8}", "precall.networks", "delete it"},
 		{"forward: {auth: basic}", "forward.auth", "write none"},
 	} {
 		t.Run(tt.text, func(t *testing.T) {

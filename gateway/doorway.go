@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,13 +27,16 @@ func (g *Gateway) admit(a netip.Addr) error {
 	if g.isDraining() {
 		return errDraining
 	}
-	a = a.Unmap()
-	for _, p := range g.cfg.Clients {
-		if p.Contains(a) {
-			return nil
-		}
+	if !contains(g.cfg.Clients, a) {
+		return errNotClient
 	}
-	return errNotClient
+	return nil
+}
+
+// contains reports whether an address is in one of the networks.
+func contains(networks []netip.Prefix, a netip.Addr) bool {
+	a = a.Unmap()
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // hello decides what becomes of a TLS connection by the name it asks for.

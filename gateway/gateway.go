@@ -186,9 +186,10 @@ func (g *Gateway) makeMux() {
 	g.serveHTTP(refused, http.HandlerFunc(g.refuse))
 	limits := g.cfg.Limits
 	g.mux = portmux.New(portmux.Options{
-		Admit: g.admit,
-		Hello: g.hello,
-		STUN:  g.stun,
+		Admit:        g.admit,
+		TrustedProxy: func(a netip.Addr) bool { return contains(g.cfg.Listen.ProxyProtocolFrom, a) },
+		Hello:        g.hello,
+		STUN:         g.stun,
 		HTTP: func(c *portmux.Conn) {
 			if c.Hello() == nil {
 				plain.Hand(c)

@@ -429,3 +429,20 @@ func TestBindErrors(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestPROXYProtocol: from a trusted balancer the client's address is the one in the header, and it decides who may come in.
+func TestPROXYProtocol(t *testing.T) {
+	w := newWorld(t, func(c *configs.Config) {
+		c.Clients = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		c.Listen.ProxyProtocolFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	})
+	for client, code := range map[string]int{"10.1.2.3": 301, "192.0.2.7": 403} {
+		conn := w.dial("")
+		if _, err := fmt.Fprintf(conn, "PROXY TCP4 %s 10.9.9.9 5555 443\r\n", client); err != nil {
+			t.Fatal(err)
+		}
+		if got, body := w.ask(conn, "GET / HTTP/1.1\nHost: "+ownName); got != code {
+			t.Errorf("%s: %d %s, want %d", client, got, body, code)
+		}
+	}
+}

@@ -106,10 +106,8 @@ func (g *Gateway) runs() []status.Run {
 // siteOf is the house that a client's page names, and whom to call there.
 func (g *Gateway) siteOf(client netip.Addr) page.Site {
 	for _, s := range g.cfg.Sites {
-		for _, n := range s.Networks {
-			if n.Contains(client) {
-				return page.Site{Name: s.Name, Help: s.Help}
-			}
+		if contains(s.Networks, client) {
+			return page.Site{Name: s.Name, Help: s.Help}
 		}
 	}
 	return page.Site{Name: g.cfg.Site.Name, Help: g.cfg.Site.Help}
