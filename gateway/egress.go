@@ -23,7 +23,8 @@ func newEgress(cfg *configs.Config, listening func() []netip.AddrPort) (*netpoli
 		Source:        cfg.Egress.Source,
 		ProxyResolves: cfg.DNS.ProxyResolves,
 	}
-	if cfg.Egress.Proxy != "" || cfg.Egress.ProxyFile != "" {
+	if proxy != nil {
+		proxy.Via = cfg.Name // two gateways that are each other's proxy find out by it
 		d.Proxy = proxy
 	}
 	for _, h := range cfg.Hosts {

@@ -221,7 +221,7 @@ func (g *Gateway) plainHTTP(w http.ResponseWriter, r *http.Request) {
 func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
 	srv := &http.Server{
 		Handler: h, ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	g.servers = append(g.servers, srv)
 	g.goServe(func() error { return srv.Serve(ln) })

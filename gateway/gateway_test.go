@@ -232,6 +232,8 @@ func TestWalk(t *testing.T) {
 		"plain HTTP":          {"", "GET /precall/ HTTP/1.1\nHost: " + ownName, 301, ""},
 		"plain CONNECT":       {"", "CONNECT evil.example:443 HTTP/1.1\nHost: evil.example:443", 403, "evil.example"},
 		"livez":               {ownName, "GET /livez HTTP/1.1\nHost: " + ownName, 200, "ok"},
+		"GET of a proxy":      {ownName, "GET http://" + callHost + "/ HTTP/1.1\nHost: " + callHost, 405, ""},
+		"OPTIONS *":           {ownName, "OPTIONS * HTTP/1.1\nHost: evil.example", 421, ""},
 		"routed, other's SNI": {ownName, "GET / HTTP/1.1\nHost: " + callHost, 421, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

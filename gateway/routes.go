@@ -20,7 +20,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if conn != nil {
 		conn.Established()
 	}
-	if r.Method == http.MethodConnect {
+	if r.Method == http.MethodConnect || r.URL.IsAbs() { // what a browser asks of a proxy
 		g.forward.ServeHTTP(w, r)
 		return
 	}

@@ -96,10 +96,16 @@ func startDemo(ctx context.Context, w world, listen string) (_ *running, err err
 	return d, d.gateway.Start(ctx)
 }
 
-// demoCloud is a call service whose only ICE server is the gateway: media can't go round it.
+// demoCloud is a call service whose only ICE server is the gateway: media can't go round it. Its relays stand at an address
+// of an interface where there is one, for Firefox drops allocations on loopback.
 func demoCloud(host string, port int) (*cloud.Cloud, error) {
+	relays, ok := cloud.InterfaceAddr()
+	if !ok {
+		relays = netip.MustParseAddr("127.0.0.1")
+	}
+	at := []string{netip.AddrPortFrom(relays, 0).String()}
 	region := func(name string, delay time.Duration) cloud.RegionOptions {
-		return cloud.RegionOptions{Name: name, UDP: []string{"127.0.0.1:0"}, TCP: []string{"127.0.0.1:0"}, Delay: delay}
+		return cloud.RegionOptions{Name: name, UDP: at, TCP: at, PublicIP: relays, Delay: delay}
 	}
 	return cloud.New(cloud.Options{
 		Listen:      "127.0.0.1:0",
@@ -115,11 +121,14 @@ func demoCloud(host string, port int) (*cloud.Cloud, error) {
 // demoConfig is the configuration that an administrator would write for that cloud.
 func demoConfig(c *cloud.Cloud, listen, dir string) *configs.Config {
 	cfg := configs.Default()
-	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	for _, r := range c.Regions() {
+		own = append(own, netip.PrefixFrom(r.PublicIP(), r.PublicIP().BitLen()))
+	}
 	cfg.Name = "localhost"
 	cfg.Listen = configs.Listen{HTTPS: []string{listen}}
 	service := configs.Service{
-		Name: "demo", Hosts: []string{demoHost}, Choose: "nearest", PrivateNetworks: loopback,
+		Name: "demo", Hosts: []string{demoHost}, Choose: "nearest", PrivateNetworks: own,
 		Probes: configs.Probes{HTTPS: "/healthz"},
 	}
 	for _, r := range c.Regions() {

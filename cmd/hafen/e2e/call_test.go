@@ -14,15 +14,6 @@ import (
 // callTimeout is for a call to connect and to show frames, on a machine that may be busy.
 const callTimeout = 45 * time.Second
 
-// withRetry runs a browser scenario, once more when it failed, and says so: browsers and busy machines wobble.
-func withRetry(t *testing.T, scenario func(t *testing.T)) {
-	t.Helper()
-	if t.Run("try", scenario) {
-		return
-	}
-	t.Log("RETRIED: the first try failed")
-}
-
 // call opens the room in two browsers of an office and waits until media flows both ways.
 func (l *laboratory) call(t testing.TB, office *namespace, address string, flags ...string) (a, b *tab) {
 	t.Helper()
@@ -33,7 +24,9 @@ func (l *laboratory) call(t testing.TB, office *namespace, address string, flags
 }
 
 // TestCallOnly443 is scenario A: nothing is open but TCP 443 to the gateway, which knows no TURN secret.
-func TestCallOnly443(t *testing.T) {
+func TestCallOnly443(t *testing.T) { scenario(t, callOnly443) }
+
+func callOnly443(t *testing.T) {
 	l := newLaboratory(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr}, onlyGateway)
 	a, b := l.call(t, ward, "https://"+callName+"/r/a?join=1&relay=1&video=small")
@@ -69,7 +62,9 @@ func (l *laboratory) noSecrets(t testing.TB) {
 
 // TestCallThroughPAC is scenario B: browsers know nothing but the PAC file; page, WebSocket and TURN over TLS to the
 // relay's own name go through CONNECT, and nothing else does.
-func TestCallThroughPAC(t *testing.T) {
+func TestCallThroughPAC(t *testing.T) { scenario(t, callThroughPAC) }
+
+func callThroughPAC(t *testing.T) {
 	l := newLaboratory(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway)
 	pac, status := get(ward, "https://"+gatewayAddr+"/proxy.pac", "")
@@ -93,7 +88,9 @@ func TestCallThroughPAC(t *testing.T) {
 }
 
 // TestCallLongPoll is scenario C: a middlebox strips Upgrade from every request; the call connects over long-poll.
-func TestCallLongPoll(t *testing.T) {
+func TestCallLongPoll(t *testing.T) { scenario(t, callLongPoll) }
+
+func callLongPoll(t *testing.T) {
 	l := newLaboratory(t)
 	company := l.net.host("company")
 	(&middlebox{gateway: gatewayAddr + ":443", stripUpgrade: true}).start(t, company, company.addr+":443", l.ca, callName)
@@ -109,7 +106,9 @@ func TestCallLongPoll(t *testing.T) {
 
 // TestSNIPassthrough is scenario D: internal DNS answers the gateway's address for a call server for which the gateway
 // holds no certificate; the page loads with the cloud's own.
-func TestSNIPassthrough(t *testing.T) {
+func TestSNIPassthrough(t *testing.T) { scenario(t, sNIPassthrough) }
+
+func sNIPassthrough(t *testing.T) {
 	l := newLaboratory(t)
 	ward := l.office("ward", map[string]string{plainName: gatewayAddr}, onlyGateway)
 	raw, err := ward.dial(t.Context(), "tcp", gatewayAddr+":443")
@@ -131,7 +130,9 @@ func TestSNIPassthrough(t *testing.T) {
 
 // TestRegionCut is scenario E: the region in use falls silent. New calls land on the other, and the page's ICE restart
 // brings the running call back.
-func TestRegionCut(t *testing.T) {
+func TestRegionCut(t *testing.T) { scenario(t, regionCut) }
+
+func regionCut(t *testing.T) {
 	l := newLaboratory(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr}, onlyGateway)
 	a, b := l.call(t, ward, "https://"+callName+"/r/e?join=1&relay=1&video=small")

@@ -67,7 +67,9 @@ func (r report) check(id string) (verdict string) {
 
 // TestPrecall is scenario F: where only TCP 443 is open the test ends without a fail; where TURN inside TLS is reset on
 // 443 while HTTPS passes it fails and says so.
-func TestPrecall(t *testing.T) {
+func TestPrecall(t *testing.T) { scenario(t, precallWays) }
+
+func precallWays(t *testing.T) {
 	l := newLaboratory(t)
 	t.Run("only 443", func(t *testing.T) {
 		ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr}, onlyGateway)

@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// scenarioChild is set in the process that runs a scenario for scenario's parent.
+const scenarioChild = "HAFEN_E2E_SCENARIO"
+
+// scenario runs a test that drives browsers, and once more when it failed, saying so: browsers on a busy machine wobble.
+// Each try is a process of its own, so that nothing of the first one is left for the second.
+func scenario(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	if os.Getenv(scenarioChild) == t.Name() {
+		run(t)
+		return
+	}
+	for try := 1; ; try++ {
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+		cmd.Env = append(os.Environ(), scenarioChild+"="+t.Name(), binaryVariable+"="+hafenBinary)
+		out, err := cmd.CombinedOutput()
+		switch {
+		case err == nil:
+			t.Logf("%s", lastLines(string(out), 2000))
+			return
+		case try == 2:
+			t.Fatalf("failed twice: %v\n%s", err, lastLines(string(out), 20000))
+		}
+		t.Logf("RETRIED, the first try failed: %v\n%s", err, lastLines(string(out), 6000))
+	}
+}
+
+// lastLines is the end of a text.
+func lastLines(s string, n int) string {
+	if len(s) > n {
+		return "…" + s[len(s)-n:]
+	}
+	return s
+}
