@@ -90,9 +90,11 @@ func callServers(servers []signaling.CallServer) []status.CallServer {
 				continue
 			}
 			state := map[string]string{signaling.CheckOK: "up", signaling.CheckFailed: "down"}[p.check.State]
-			out = append(out, status.CallServer{
-				Service: c.Service, Host: c.Host, Probe: p.name, State: state, RTTms: float64(p.check.RTT) / float64(time.Millisecond), Why: p.check.Why,
-			})
+			row := status.CallServer{Service: c.Service, Host: c.Host, Probe: p.name, State: state, RTTms: float64(p.check.RTT) / float64(time.Millisecond)}
+			if state != "up" {
+				row.Why = p.check.Why
+			}
+			out = append(out, row)
 		}
 	}
 	return out
