@@ -13,6 +13,8 @@ const (
 	budgetAnswers = 10
 	budgetBytes   = 2 << 10
 	budgetTime    = 10 * time.Second
+	// budgetRequests bounds what is looked at for a source at all: requests come faster than a region's answers to them.
+	budgetRequests = 2 * budgetAnswers
 
 	budgetSpan    = budgetTime / 2 // the counts of three spans cover budgetTime wherever it begins
 	budgetSlots   = 1 << 16
@@ -29,9 +31,10 @@ type budget struct {
 }
 
 type budgetSlot struct {
-	span    uint32 // the latest
-	answers [3]uint8
-	bytes   [3]uint16
+	span     uint32 // the latest
+	requests [3]uint8
+	answers  [3]uint8
+	bytes    [3]uint16
 }
 
 func newBudget() *budget {
@@ -45,7 +48,7 @@ func (b *budget) slot(client netip.Addr, now time.Time) *budgetSlot {
 		*s = budgetSlot{}
 	} else {
 		for i := s.span + 1; i != span+1; i++ {
-			s.answers[i%3], s.bytes[i%3] = 0, 0
+			s.requests[i%3], s.answers[i%3], s.bytes[i%3] = 0, 0, 0
 		}
 	}
 	s.span = span
@@ -53,19 +56,21 @@ func (b *budget) slot(client netip.Addr, now time.Time) *budgetSlot {
 }
 
 func (s *budgetSlot) has(bytes int) bool {
-	answers, sum := 0, bytes
-	for i := range s.answers {
-		answers += int(s.answers[i])
-		sum += int(s.bytes[i])
-	}
-	return answers < budgetAnswers && sum <= budgetBytes
+	return sum(s.answers) < budgetAnswers && sum(s.bytes)+bytes <= budgetBytes
 }
 
-// allows tells whether an answer of usual length could be paid.
+func sum[N uint8 | uint16](of [3]N) int { return int(of[0]) + int(of[1]) + int(of[2]) }
+
+// allows tells whether a request may be worked on: an answer of usual length could be paid. It counts the request.
 func (b *budget) allows(client netip.Addr, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.slot(client, now).has(typicalAnswer)
+	s := b.slot(client, now)
+	if sum(s.requests) >= budgetRequests || !s.has(typicalAnswer) {
+		return false
+	}
+	s.requests[s.span%3]++
+	return true
 }
 
 // spend pays for an answer; false: it must not be sent.

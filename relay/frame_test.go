@@ -65,7 +65,7 @@ func splitAll(r *frameReader, pieces ...[]byte) ([][]byte, error) {
 	return frames, nil
 }
 
-func TestFrameReaderSegmentation(t *testing.T) {
+func TestAbuse_A26(t *testing.T) {
 	// a byte at a time, two in one segment, one across three.
 	messages := [][]byte{
 		stunFrame(0x0003, stunAttr(0x0019, []byte{17, 0, 0, 0})), channelOf(0x4000, 5), channelOf(0x7fff, 0), channelOf(0x4001, 1200),
@@ -155,7 +155,7 @@ func TestFrameReaderSkipsWhatARegionSendsTooLong(t *testing.T) {
 	}
 }
 
-func TestFrameReaderDropsUnsoundContent(t *testing.T) {
+func TestAbuse_A30(t *testing.T) {
 	// every address attribute, of every length 0 to 24 and family 0 to 3, last in its message.
 	good := stunFrame(typeBinding)
 	for _, typ := range []uint16{0x0001, 0x0012, 0x0016, 0x0020, 0x8023, 0x802b, 0x802c} {

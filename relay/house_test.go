@@ -396,6 +396,7 @@ func (h *house) pionClient(via, user, password string) (*turn.Client, net.Packet
 	if err != nil {
 		h.t.Fatalf("over %s: %v; log:\n%s", via, err, h.log.String())
 	}
+	h.t.Cleanup(func() { _ = relayed.Close() })
 	return client, relayed
 }
 

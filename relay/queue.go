@@ -109,7 +109,7 @@ type label struct {
 // dropped.
 func (q *queue) admit(frame []byte) (l label, ok bool) {
 	l = q.label(frame)
-	if l.kind == kindVideo && l.flow.broken && l.flow.brokenTS == l.ts {
+	if l.broken() {
 		q.dropped[kindVideo]++
 		return l, false
 	}
@@ -123,16 +123,22 @@ func (l label) sent() {
 	}
 }
 
+// begun tells whether a part of the video frame was sent already.
+func (l label) begun() bool { return l.kind == kindVideo && l.flow.started && l.flow.startedTS == l.ts }
+
+// broken tells whether a part of the video frame was dropped already.
+func (l label) broken() bool { return l.kind == kindVideo && l.flow.broken && l.flow.brokenTS == l.ts }
+
 // push copies an admitted message into its lane. When too much waits, the oldest video goes, then the oldest audio; if there is
 // neither, the message itself.
 func (q *queue) push(frame []byte, l label, now int64) {
 	size := bufferSize(len(frame))
 	for q.held+size > maxQueued {
-		if !q.evict(kindVideo) && !q.evict(kindAudio) {
+		if !q.evict(kindVideo, true) && !q.evict(kindVideo, false) && !q.evict(kindAudio, false) {
 			q.drop(l)
 			return
 		}
-		if l.kind == kindVideo && l.flow.broken && l.flow.brokenTS == l.ts {
+		if l.broken() {
 			q.dropped[kindVideo]++
 			return
 		}
@@ -178,12 +184,10 @@ func (q *queue) tooOld(w waiting, now int64) bool {
 	switch {
 	case !w.kind.ages():
 		return false
-	case w.kind == kindVideo && w.flow.broken && w.flow.brokenTS == w.ts:
+	case l.broken():
 		q.dropped[kindVideo]++
 		return true
-	case w.kind == kindVideo && w.flow.started && w.flow.startedTS == w.ts:
-		return false
-	case time.Duration(now-w.at) <= q.maxAge:
+	case l.begun(), time.Duration(now-w.at) <= q.maxAge:
 		return false
 	}
 	q.drop(l)
@@ -198,30 +202,32 @@ func (q *queue) drop(l label) {
 	}
 }
 
-// evict drops the oldest message of a kind, of video with all that waits of its frame; false if none waits.
-func (q *queue) evict(k kind) bool {
+// evict drops the oldest message of a kind, of video with all that waits of its frame; false if none waits. spare leaves out the
+// rest of frames that have begun to be sent.
+func (q *queue) evict(k kind, spare bool) bool {
 	l := &q.lanes[1]
 	if k.urgent() {
 		l = &q.lanes[0]
 	}
-	var first *waiting
+	var first label
+	found := false
 	for i := l.head; i < len(l.list); i++ {
 		w := &l.list[i]
+		is := label{w.flow, w.ts, w.kind}
 		switch {
-		case w.frame == nil || w.kind != k:
-		case first == nil:
-			first = w
-			fallthrough
-		case k == kindVideo && w.flow == first.flow && w.ts == first.ts:
-			q.drop(label{w.flow, w.ts, k})
-			q.release(w.frame)
-			w.frame = nil
+		case w.frame == nil || w.kind != k || found && is != first || !found && spare && is.begun():
+			continue
+		case !found:
+			first, found = is, true
 		}
-		if first != nil && k != kindVideo {
+		q.drop(is)
+		q.release(w.frame)
+		w.frame = nil
+		if k != kindVideo {
 			return true
 		}
 	}
-	return first != nil
+	return found
 }
 
 func (q *queue) release(frame []byte) {

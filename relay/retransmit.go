@@ -7,6 +7,7 @@ import "time"
 const (
 	firstRTO         = 500 * time.Millisecond
 	requestCount     = 7
+	lastWait         = 16 * firstRTO
 	maxOutstanding   = 16
 	retransmitPeriod = 100 * time.Millisecond // how often is looked whether one is due
 )
@@ -69,6 +70,9 @@ func (r *retransmitter) due(now time.Time, out [][]byte) [][]byte {
 			o.sent++
 			o.rto *= 2
 			o.next = now.Add(o.rto)
+			if o.sent == requestCount {
+				o.next = now.Add(lastWait)
+			}
 			out = append(out, o.request)
 		}
 	}
