@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// wayIn is how an office's browsers reach the gateway's CONNECT: what the PAC file says, and the one port that is open.
+type wayIn struct {
+	entry string // of the PAC file
+	rule  string
+	flags []string
+}
+
+var (
+	wayTLS   = wayIn{entry: "HTTPS " + gatewayName + ":443", rule: onlyGateway}
+	wayPlain = wayIn{entry: "PROXY " + gatewayName + ":3128", rule: "ip daddr " + gatewayAddr + " tcp dport 3128"}
+	// wayManaged is the policy of offices that want no address of a PC to show: UDP without a proxy is off.
+	wayManaged = wayIn{entry: wayTLS.entry, rule: onlyGateway, flags: []string{"--force-webrtc-ip-handling-policy=disable_non_proxied_udp"}}
+)
+
+// TestTURNThroughPAC: a call service that knows nothing of the gateway, browsers that know nothing but its PAC file,
+// and TURN over TCP. The gateway bridges it: towards the cloud it is UDP.
+func TestTURNThroughPAC(t *testing.T) { scenario(t, turnThroughPAC) }
+
+func turnThroughPAC(t *testing.T) {
+	l := newLaboratory(t)
+	count := l.countRelayPackets(t)
+	for i, way := range []wayIn{wayTLS, wayPlain, wayManaged} {
+		ward := l.office(fmt.Sprintf("ward%d", i), map[string]string{gatewayName: gatewayAddr}, way.rule)
+		address := fmt.Sprintf("https://%s/r/pac%d?join=1&relay=1&video=small&transport=tcp", plainName, i)
+		a, b := l.call(t, ward, address, append(way.flags, pacFlag(l.pacWith(t, way.entry)))...)
+		for _, p := range []*tab{a, b} {
+			if s := p.stats(); s.Signaling != "websocket" || s.Pair.Local.RelayProtocol != "tcp" {
+				t.Errorf("%s: signaling %q, media over %q: want websocket and tcp", way.entry, s.Signaling, s.Pair.Local.RelayProtocol)
+			}
+		}
+		l.bridgedOverUDP(t, way, count, a, b)
+		must(t, a.navigate("about:blank"))
+		must(t, b.navigate("about:blank"))
+	}
+}
+
+// bridgedOverUDP measures while media flows: packets arrive at the relays' UDP port and none of TURN at their TCP ports,
+// and the gateway knows the sessions as its own.
+func (l *laboratory) bridgedOverUDP(t *testing.T, way wayIn, count func(kind string) float64, pages ...*tab) {
+	t.Helper()
+	udp, tcp := count("udp"), count("tcp")
+	began := time.Now()
+	mediaFlows(t, pages...)
+	udp, tcp = count("udp")-udp, count("tcp")-tcp
+	t.Logf("%s %v: in %v, %v UDP packets to the relays and %v of TCP", way.entry, way.flags, time.Since(began).Round(time.Millisecond), udp, tcp)
+	if udp < 100 {
+		t.Errorf("%s: only %v UDP packets came to the relays while media flowed", way.entry, udp)
+	}
+	if tcp > udp/10 { // the gateway tries its lower rungs now and then
+		t.Errorf("%s: %v TCP packets came to the relays beside %v of UDP", way.entry, tcp, udp)
+	}
+	var status struct {
+		Sessions []struct{ Kind, Rung string } `json:"sessions"`
+	}
+	must(t, json.Unmarshal([]byte(l.metricsGet("/api/v1/status")), &status))
+	bridged := 0
+	for _, s := range status.Sessions {
+		if s.Kind == "TURN connect" && strings.HasPrefix(s.Rung, "udp") {
+			bridged++
+		}
+	}
+	if bridged < len(pages) {
+		t.Errorf("%s: the gateway shows %d bridged sessions: %+v", way.entry, bridged, status.Sessions)
+	}
+}
+
+// pacWith fetches the PAC file and leaves of the gateway's entries the one.
+func (l *laboratory) pacWith(t testing.TB, entry string) string {
+	t.Helper()
+	pac, status := get(l.dmz, "https://"+gatewayAddr+"/proxy.pac", "")
+	all := regexp.MustCompile(`hafenGateways = "([^"]*)"`).FindStringSubmatch(pac)
+	if status != 200 || all == nil || !strings.Contains(all[1], entry) {
+		t.Fatalf("the PAC file has no %s: %d %s", entry, status, pac)
+	}
+	return strings.Replace(pac, all[1], entry, 1)
+}
+
+// countRelayPackets counts what comes from the gateway to the relays' TURN ports.
+func (l *laboratory) countRelayPackets(t testing.TB) func(kind string) float64 {
+	t.Helper()
+	relays := "ip saddr " + gatewayAddr + " ip daddr { " + fraAddr + ", " + lonAddr + " }"
+	l.cloud.nft(t, fmt.Sprintf(`table inet seen {
+ counter n_udp {}
+ counter n_tcp {}
+ chain in { type filter hook input priority -10; %s udp dport 3478 counter name n_udp; %s tcp dport { 443, 3478 } counter name n_tcp; }
+}`, relays, relays))
+	packets := regexp.MustCompile(`packets (\d+)`)
+	return func(kind string) float64 {
+		var n float64
+		if m := packets.FindStringSubmatch(l.cloud.run(t, "nft", "list", "counter", "inet", "seen", "n_"+kind)); m != nil {
+			_, err := fmt.Sscan(m[1], &n)
+			must(t, err)
+		}
+		return n
+	}
+}
