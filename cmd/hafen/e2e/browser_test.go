@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -173,21 +172,7 @@ func (p *tab) text(expr string) string {
 	return s
 }
 
-// screenshot writes what the page shows to a file, for a person to look at.
-func (p *tab) screenshot(file string) error {
-	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
-	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, png, 0o644)
-}
-
 // pacFlag is the switch that gives Chromium a PAC file as its only configuration.
 func pacFlag(pac string) string {
 	return "--proxy-pac-url=data:application/x-ns-proxy-autoconfig;base64," + base64.StdEncoding.EncodeToString([]byte(pac))
 }
-
-// oneLine shortens what is printed.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
