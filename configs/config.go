@@ -169,7 +169,7 @@ type DNS struct {
 type Signaling struct {
 	// Routes map own or service hosts to upstreams. Empty: each service host to itself.
 	Routes []Route `mapstructure:"routes"`
-	// KeepAlive sends WebSocket pings on sockets silent for this long. 0: none.
+	// KeepAlive sends WebSocket pings on sockets silent for this long, at the latest. 0: none.
 	KeepAlive time.Duration `mapstructure:"keepalive"`
 }
 
@@ -180,9 +180,12 @@ type Route struct {
 	// Upstream is an https:// or http:// origin. Empty: https to the host itself.
 	Upstream string `mapstructure:"upstream"`
 	// Service names the service the route belongs to. Empty: the one whose hosts contain Host.
-	Service           string   `mapstructure:"service"`
+	Service string `mapstructure:"service"`
+	// RewriteICEServers are paths whose JSON answers and WebSocket text messages carry ICE servers into which the gateway puts itself: * is a
+	// part of a path without a slash, ** any part. It needs a certificate for Host.
 	RewriteICEServers []string `mapstructure:"rewrite_ice_servers"`
-	KeepOriginalICE   bool     `mapstructure:"keep_original_ice"`
+	// KeepOriginalICE leaves the service's own ICE servers behind the gateway's.
+	KeepOriginalICE bool `mapstructure:"keep_original_ice"`
 }
 
 // Relay is TURN for clients.

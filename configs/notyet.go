@@ -14,9 +14,6 @@ func notYet() []notYetKey {
 	return []notYetKey{
 		{key: "tls.acme.dns.*"},
 		{key: "services[].turn_credentials.url"},
-		{key: "signaling.routes[].rewrite_ice_servers"},
-		{key: "signaling.routes[].keep_original_ice"},
-		{key: "signaling.keepalive"},
 		{key: "relay.mode", values: []string{"terminate", "local"}},
 		{key: "relay.secret_file"},
 		{key: "relay.local.*"},

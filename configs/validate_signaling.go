@@ -1,8 +1,12 @@
 package configs
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"net/url"
+	"os"
 	"strings"
+	"time"
 )
 
 // signaling checks the routes to the call servers.
@@ -16,8 +20,13 @@ func (k *check) signaling() {
 			k.bad(key, "has the host and path of "+first, "delete one of them, or give them different paths")
 		}
 	}
-	k.atLeast("signaling.keepalive", k.config.Signaling.KeepAlive, 0)
+	if every := k.config.Signaling.KeepAlive; every != 0 {
+		k.atLeast("signaling.keepalive", every, leastKeepAlive)
+	}
 }
+
+// leastKeepAlive is shorter than any firewall's memory; less would only be traffic.
+const leastKeepAlive = 5 * time.Second
 
 func (k *check) route(key string, r *Route) {
 	c := k.config
@@ -34,6 +43,7 @@ func (k *check) route(key string, r *Route) {
 			k.bad(key+".upstream", problem, "write where the call server is, such as https://call.example.net")
 		}
 	}
+	k.rewriting(key, r)
 	if r.Service != "" && c.ServiceNamed(r.Service) == nil {
 		var names []string
 		for i := range c.Services {
@@ -47,6 +57,48 @@ func (k *check) route(key string, r *Route) {
 	if r.Upstream == "" && r.Host != "" && c.ServiceOfHost(r.Host) == nil {
 		k.bad(key+".upstream", "is missing, and the host is none of a service's", "write where the call server is, such as https://call.example.net")
 	}
+}
+
+// rewriting checks the paths whose ICE servers are rewritten, and that they can be: what is rewritten must be read, so the gateway needs a
+// certificate for the name that browsers ask for.
+func (k *check) rewriting(key string, r *Route) {
+	if len(r.RewriteICEServers) == 0 {
+		if !r.KeepOriginalICE {
+			k.bad(key+".keep_original_ice", "is false, but nothing is rewritten", "delete it, or name paths under rewrite_ice_servers")
+		}
+		return
+	}
+	for i, pattern := range r.RewriteICEServers {
+		if !strings.HasPrefix(pattern, "/") || strings.ContainsAny(pattern, "?#\\ ") {
+			k.bad(at(key+".rewrite_ice_servers", i), "is no path", "write one such as /api/ice; * stands for a part of it without a slash, ** for any part")
+		}
+	}
+	if r.Host == "" || k.coversName(r.Host) {
+		return
+	}
+	k.bad(key+".rewrite_ice_servers", "can't work: there is no certificate for "+CanonicalHost(r.Host)+", so its answers pass through unread",
+		"add one to tls.files; or give the route a name of your own and the service's as its upstream; or delete this, and let browsers use the PAC file, or the service list turns:"+
+			CanonicalHost(k.config.Name)+":443?transport=tcp")
+}
+
+// coversName reports whether the gateway can have a certificate for the host of a route; in doubt it does. An authority, the gateway's own
+// or another, is only asked for names that are no service's.
+func (k *check) coversName(host string) bool {
+	if k.config.TLS.Source != "files" {
+		return k.config.ServiceOfHost(host) == nil && !strings.HasPrefix(host, "*")
+	}
+	for _, f := range k.config.TLS.Files {
+		text, err := os.ReadFile(f.Cert)
+		block, _ := pem.Decode(text)
+		if err != nil || block == nil {
+			return true // a PKCS#12 file, or one that other checks complain about
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil || cert.VerifyHostname(strings.Replace(CanonicalHost(host), "*", "any", 1)) == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // checkOrigin says what is wrong with the URL of an upstream, which is an origin and nothing more; "" when nothing is.

@@ -1,7 +1,13 @@
 package configs
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"io/fs"
+	"math/big"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -139,6 +145,26 @@ func TestValidate(t *testing.T) {
 			"signaling.routes[2].upstream": "user name", "signaling.routes[3]": "routes[2]", "signaling.routes[3].upstream": "port", "signaling.routes[4].upstream": "path", "signaling.routes[5].host": "missing",
 		}},
 
+		{"rewriting", func(c *Config) {
+			c.TLS.Source = "files"
+			c.TLS.Files = []TLSFile{{Cert: certificate(t, "gw.hospital.example", "*.hospital.example"), Key: write(t, "gw.key", "key", 0o600)}}
+			c.Signaling.Routes = []Route{
+				{Host: "calls.hospital.example", Path: "/", Upstream: "https://call.example.net", Service: "calls", RewriteICEServers: []string{"/ice", "/api/*/ice"}, KeepOriginalICE: true},
+				{Host: "call.example.net", Path: "/", RewriteICEServers: []string{"ice", "/a?b"}, KeepOriginalICE: true},
+				{Host: "call.example.net", Path: "/a", KeepOriginalICE: false},
+			}
+			c.Signaling.KeepAlive = time.Second
+		}, map[string]string{
+			"signaling.routes[1].rewrite_ice_servers": "no certificate for call.example.net", "signaling.routes[1].rewrite_ice_servers[0]": "no path", "signaling.routes[1].rewrite_ice_servers[1]": "no path",
+			"signaling.routes[2].keep_original_ice": "nothing is rewritten", "signaling.keepalive": "shorter than 5s",
+		}},
+		{"rewriting, self-signed", func(c *Config) {
+			c.Signaling.Routes = []Route{
+				{Host: "calls.hospital.example", Path: "/", Upstream: "https://call.example.net", Service: "calls", RewriteICEServers: []string{"/ice"}, KeepOriginalICE: true},
+				{Host: "call.example.net", Path: "/", RewriteICEServers: []string{"/ice"}, KeepOriginalICE: true},
+			}
+		}, map[string]string{"signaling.routes[1].rewrite_ice_servers": "no certificate for call.example.net"}},
+
 		{"relay", func(c *Config) {
 			c.Relay.Mode, c.Relay.Rungs, c.Relay.DSCP, c.Relay.Queue.MaxAge = "brigde", []string{"udp", "udp", "quic"}, "64", 0
 		}, map[string]string{"relay.mode": "write bridge", "relay.rungs[1]": "twice", "relay.rungs[2]": "write one of udp", "relay.dscp": "no DSCP", "relay.queue.max_age": "between 20ms and 10s"}},
@@ -189,9 +215,6 @@ func TestNotYet(t *testing.T) {
 		{"relay: {local: {address: 192.0.2.1}}", "relay.local.address", "delete it"},
 		{"relay: {max_bandwidth: {total: 4mbit}}", "relay.max_bandwidth.total", "delete it"},
 		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
-		{"signaling: {routes: [{host: call.example.net, rewrite_ice_servers: /ice}]}", "signaling.routes[0].rewrite_ice_servers", "delete it"},
-		{"signaling: {routes: [{host: call.example.net, keep_original_ice: false}]}", "signaling.routes[0].keep_original_ice", "delete it"},
-		{"signaling: {keepalive: 30s}", "signaling.keepalive", "delete it"},
 		{"pac: {parent: \"http://x/proxy.pac\"}", "pac.parent", "delete it"},
 		{"pac: {parent_file: /nowhere}", "pac.parent_file", "delete it"},
 		{"precall: {mode: strict}", "precall.mode", "write advisory"},
@@ -290,4 +313,19 @@ func TestIsPasswordHash(t *testing.T) {
 			t.Errorf("IsPasswordHash(%q) is not %v", text, want)
 		}
 	}
+}
+
+// certificate writes one for the names, signed by its own key.
+func certificate(t *testing.T, names ...string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: names, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, "gw.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
 }

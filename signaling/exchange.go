@@ -130,6 +130,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.URL = e.to.outURL(pr.In)
 	pr.Out.Host = e.to.authority
 	clean(pr.Out.Header, pr.In)
+	if e.to.ice != nil {
+		askPlainly(pr.Out.Header)
+	}
 }
 
 // roundTripper sends a request over its service's connections.
@@ -150,6 +153,9 @@ func modifyResponse(res *http.Response) error {
 	}
 	adapt(res.Header, e.to, scheme(e.in.TLS), e.in.Host)
 	res.Body = &responseBody{ReadCloser: res.Body, e: e, ctx: res.Request.Context()}
+	if e.to.ice != nil {
+		return rewriteAnswer(res, e.to.ice, clientOf(e.in))
+	}
 	return nil
 }
 

@@ -535,9 +535,7 @@ func TestDrainAndClose(t *testing.T) {
 	if ws, _, err := send(t, r.dial(), webSocketHead("example.com")); err != nil || ws.StatusCode != http.StatusServiceUnavailable {
 		t.Errorf("draining: %v %v", ws, err)
 	}
-	if n := r.p.Live(); n != 1 {
-		t.Errorf("%d live", n)
-	}
+	eventually(t, "only the held poll is live", func() bool { return r.p.Live() == 1 })
 	if err := r.p.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,7 @@ func TestHostIsTheTLSName(t *testing.T) {
 func FuzzInspect(f *testing.F) {
 	f.Add("GET", "/x?y", "example.com", "websocket", "Upgrade", "dGhlIHNhbXBsZSBub25jZQ==")
 	f.Add("OPTIONS", "*", "[::1]:443", "h2c", "upgrade, x", "")
-	table, err := newTable(&configs.Config{Services: []configs.Service{{Name: "calls", Hosts: []string{"example.com", "*.wild.example"}}}}, nil)
+	table, err := newTable(&Options{Config: &configs.Config{Services: []configs.Service{{Name: "calls", Hosts: []string{"example.com", "*.wild.example"}}}}})
 	if err != nil {
 		f.Fatal(err)
 	}

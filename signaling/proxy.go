@@ -2,7 +2,8 @@
 //
 // A request walks like this. inspect refuses what no browser sends and what two servers might understand differently. The
 // table finds the route: host and path prefix to a target. A WebSocket handshake is made anew with the target, and then the two
-// connections are spliced (websocket.go, socket.go): the gateway reads no frame. All else is an exchange (exchange.go): net/http's
+// connections are spliced (websocket.go, socket.go): the gateway reads no frame, unless its configuration makes it rewrite ICE servers
+// (ice.go) or send pings (frames.go), and then none of the client's. All else is an exchange (exchange.go): net/http's
 // ReverseProxy carries it, streaming both ways, with no limit on how long an answer takes, since a long-poll is held for minutes.
 // In both, only headers that belong to the hop change: hop-by-hop headers, and one set of forwarding headers that say who asked.
 //
@@ -25,6 +26,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +54,9 @@ type Options struct {
 	// Dial connects to host:port on behalf of a service. It decides whether that may be reached. An error that has a method
 	// Status() string keeps its status word. The conn should have CloseWrite.
 	Dial func(ctx context.Context, network, addr, service string) (net.Conn, error)
+	// MintTURN makes TURN credentials for a client where this gateway is the one who checks them (relay.mode terminate and local), for
+	// routes with rewrite_ice_servers. nil: such a configuration is refused.
+	MintTURN func(service string, client netip.Addr) (username, credential string, err error)
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log takes one line for the end of each WebSocket and each long-poll. nil: silent.
@@ -108,6 +113,7 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	closed  bool
+	started bool
 	sockets map[*socket]struct{}
 	wg      sync.WaitGroup // sockets and the prober
 }
@@ -117,7 +123,7 @@ func New(o Options) (*Proxy, error) {
 	o.defaults()
 	p := &Proxy{opts: o, log: o.Log, buffers: newBuffers(), noise: newNoise(o.Log, o.Now), sockets: make(map[*socket]struct{})}
 	var err error
-	if p.table, err = newTable(o.Config, o.Dial); err != nil {
+	if p.table, err = newTable(&p.opts); err != nil {
 		return nil, fmt.Errorf("signaling: %w", err)
 	}
 	if p.metrics, err = newMetrics(o.Registry); err != nil {
@@ -137,12 +143,17 @@ func New(o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// Start begins to probe the call servers. It returns at once.
+// Start begins to probe the call servers and to keep silent WebSockets alive. It returns at once.
 func (p *Proxy) Start(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
 		p.prober.start(&p.wg)
+		if after := p.opts.Config.Signaling.KeepAlive; after > 0 && !p.started {
+			p.wg.Add(1)
+			go p.keepAlive(after)
+		}
+		p.started = true
 	}
 	return nil
 }

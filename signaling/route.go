@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type target struct {
 	authority string // for the Host header
 	addr      string // host:port to dial
 	up        *upstream
+	ice       *rewriter // what this path's answers are rewritten with; nil: they are not read
 }
 
 // sameHost reports whether the target has the name that the client asked for.
@@ -34,6 +36,8 @@ type route struct {
 	host, path string
 	upstream   *url.URL // nil: https to the host itself
 	up         *upstream
+	rewrites   []*regexp.Regexp // the paths whose ICE servers ice rewrites
+	ice        *rewriter
 }
 
 // table finds routes. It does not change once it is made.
@@ -57,7 +61,8 @@ const (
 	idlePooled       = 90 * time.Second
 )
 
-func newTable(c *configs.Config, dial func(ctx context.Context, network, addr, service string) (net.Conn, error)) (*table, error) {
+func newTable(o *Options) (*table, error) {
+	c, dial := o.Config, o.Dial
 	t := new(table)
 	byService := make(map[string]*upstream)
 	for i := range c.Services {
@@ -69,7 +74,7 @@ func newTable(c *configs.Config, dial func(ctx context.Context, network, addr, s
 		t.upstreams = append(t.upstreams, up)
 	}
 	for i := range c.Signaling.Routes {
-		r, err := newRoute(c, &c.Signaling.Routes[i], byService)
+		r, err := newRoute(o, &c.Signaling.Routes[i], byService)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +103,8 @@ func precedence(a, b route) int {
 	return cmp.Or(cmp.Compare(len(b.host), len(a.host)), cmp.Compare(len(b.path), len(a.path)))
 }
 
-func newRoute(c *configs.Config, from *configs.Route, byService map[string]*upstream) (route, error) {
+func newRoute(o *Options, from *configs.Route, byService map[string]*upstream) (route, error) {
+	c := o.Config
 	r := route{host: configs.CanonicalHost(from.Host), path: from.Path}
 	if r.path == "" {
 		r.path = "/"
@@ -111,6 +117,9 @@ func newRoute(c *configs.Config, from *configs.Route, byService map[string]*upst
 		return route{}, fmt.Errorf("route %s%s belongs to no service", r.host, r.path)
 	}
 	r.up = byService[service.Name]
+	if err := r.rewriteICE(o, from, service); err != nil {
+		return route{}, err
+	}
 	if from.Upstream == "" {
 		return r, nil
 	}
@@ -120,6 +129,33 @@ func newRoute(c *configs.Config, from *configs.Route, byService map[string]*upst
 	}
 	r.upstream = u
 	return r, nil
+}
+
+// rewriteICE sets up what a route's rewrite_ice_servers asks for.
+func (r *route) rewriteICE(o *Options, from *configs.Route, service *configs.Service) error {
+	if len(from.RewriteICEServers) == 0 {
+		return nil
+	}
+	mint := o.MintTURN
+	switch {
+	case o.Config.Relay.Mode == "" || o.Config.Relay.Mode == "bridge":
+		mint = nil // the service's own credentials are what its relays know
+	case mint == nil:
+		return fmt.Errorf("route %s%s rewrites ICE servers in relay.mode %s, but nothing mints credentials", r.host, r.path, o.Config.Relay.Mode)
+	}
+	for _, pattern := range from.RewriteICEServers {
+		r.rewrites = append(r.rewrites, pathPattern(pattern))
+	}
+	r.ice = newRewriter(o.Config, service, from.KeepOriginalICE, mint)
+	return nil
+}
+
+// pathPattern understands * as any run of characters but a slash, and ** as any run at all.
+func pathPattern(pattern string) *regexp.Regexp {
+	text := regexp.QuoteMeta(pattern)
+	text = strings.ReplaceAll(text, `\*\*`, `.*`)
+	text = strings.ReplaceAll(text, `\*`, `[^/]*`)
+	return regexp.MustCompile(`(?s)^` + text + `$`) // all that is special is quoted
 }
 
 // routed reports whether any route has host.
@@ -137,7 +173,11 @@ func (t *table) find(host, path string) (*target, *refusal) {
 		}
 		known = true
 		if r.takes(path) {
-			return r.target(host), nil
+			to := r.target(host)
+			if slices.ContainsFunc(r.rewrites, func(p *regexp.Regexp) bool { return p.MatchString(path) }) {
+				to.ice = r.ice
+			}
+			return to, nil
 		}
 	}
 	if known {

@@ -12,7 +12,7 @@ func TestRoutes(t *testing.T) {
 		{Name: "calls", Hosts: []string{"call.example.net", "*.call.example.net"}},
 		{Name: "video", Hosts: []string{"*.example.net"}},
 	}}
-	byHost, err := newTable(c, nil)
+	byHost, err := newTable(&Options{Config: c})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestRoutes(t *testing.T) {
 		{Host: "calls.hospital.example", Path: "/api/v2/", Upstream: "https://v2.example.net:8443", Service: "video"},
 		{Host: "*.hospital.example", Path: "/x", Upstream: "http://[::1]", Service: "calls"},
 	}
-	byRoute, err := newTable(c, nil)
+	byRoute, err := newTable(&Options{Config: c})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ type socket struct {
 	early      []byte // came from the client behind its handshake
 	up, down   atomic.Int64
 	halfClosed atomic.Bool
+	moved      int64 // up and down when keepAlive last looked
 
 	once   sync.Once
 	status string

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -60,7 +61,7 @@ func (p *Proxy) handshakeFailed(w http.ResponseWriter, r *http.Request, to *targ
 }
 
 // webSocketRequest is the client's handshake as the target gets it: the same key, protocols and extensions, so that both ends agree on
-// what they speak and no frame is ours to read.
+// what they speak. Only where messages are rewritten there are no extensions.
 func webSocketRequest(r *http.Request, to *target) *http.Request {
 	h := r.Header.Clone()
 	dropHopByHop(h)
@@ -70,6 +71,9 @@ func webSocketRequest(r *http.Request, to *target) *http.Request {
 	// Connection may not name these away.
 	for _, name := range []string{"Sec-Websocket-Key", "Sec-Websocket-Version"} {
 		h[name] = r.Header[name]
+	}
+	if to.ice != nil {
+		h.Del("Sec-Websocket-Extensions") // compressed messages could not be read
 	}
 	if _, named := h["User-Agent"]; !named {
 		h.Set("User-Agent", "") // or net/http would add its own
@@ -190,8 +194,12 @@ func (s *socket) take(w http.ResponseWriter, r *http.Request, rep *reply) error 
 	_ = rep.Header.Write(&head) // a bytes.Buffer takes everything
 	head.WriteString("\r\n")
 	early, _ := rep.rest.Peek(rep.rest.Buffered()) // frames behind the answer
-	head.Write(early)
 	s.count(&s.down, s.p.metrics.down, len(early))
+	if f := s.framed(conn, clientOf(r)); f != nil {
+		s.downstream = f
+		early = f.through(early)
+	}
+	head.Write(early)
 	if buffered != nil && buffered.Reader.Buffered() > 0 {
 		// Frames behind the request: no browser sends them before the answer, but they must not be lost.
 		s.early = make([]byte, buffered.Reader.Buffered())
@@ -203,4 +211,16 @@ func (s *socket) take(w http.ResponseWriter, r *http.Request, rep *reply) error 
 		return fmt.Errorf("answer the client: %w", err)
 	}
 	return nil
+}
+
+// framed is the client's conn where the gateway has to know the frames that go to it; nil where it has not.
+func (s *socket) framed(conn net.Conn, client netip.Addr) *frames {
+	f := &frames{Conn: conn}
+	switch {
+	case s.to.ice != nil:
+		f.edit = func(text []byte) ([]byte, bool) { return s.to.ice.rewrite(text, client) }
+	case s.p.opts.Config.Signaling.KeepAlive <= 0:
+		return nil
+	}
+	return f
 }
