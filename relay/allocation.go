@@ -53,6 +53,9 @@ func (t *fiveTuple) allocate(m *message, r reply, who account) {
 		return
 	}
 	want, lifetime, refusal := readAllocate(m)
+	if refusal == nil && !who.foreign && t.engine.draining != nil && t.engine.draining() {
+		refusal = &turnError{code: codeInsufficientCapacity, why: "the gateway takes no new calls"}
+	}
 	if refusal == nil {
 		refusal = t.engine.reserve(who.name, who.quota, t.client.Addr.Addr())
 	}
@@ -97,6 +100,9 @@ func (t *fiveTuple) allocated(a *allocation, r reply, got relayed, err error) {
 	a.relayed = got
 	t.mu.Lock()
 	kept := !t.closed && e.keep(a)
+	if c, ok := got.(*cloudAddress); ok {
+		t.region, t.rung = c.up.region.name, c.up.rung
+	}
 	if kept {
 		t.allocation.Store(a)
 	}
@@ -375,7 +381,25 @@ func (a *allocation) deliver(peer netip.AddrPort, buf []byte) {
 	case number != 0:
 		a.tuple.send(frameChannelData(buf, number))
 	default:
-		a.tuple.send(frameDataIndication(buf, peer))
+		a.tuple.send(frameIndication(buf, stun.MethodData, peer))
+	}
+}
+
+// forward hands ChannelData that is framed already to the client, if it may have it.
+func (a *allocation) forward(frame []byte) {
+	now := a.tuple.engine.now()
+	number := binary.BigEndian.Uint16(frame)
+	a.mu.Lock()
+	peer, ok := a.channels.peer(number, now)
+	ok = ok && a.open(peer, now)
+	a.mu.Unlock()
+	switch {
+	case !ok:
+		a.tuple.engine.metrics.refused("no_permission_in")
+	case !within(len(frame)-channelHeaderSize, a.tuple.engine, a.in, a.tuple.engine.totalIn):
+		a.tuple.engine.metrics.refused("bandwidth")
+	default:
+		a.tuple.send(frame)
 	}
 }
 

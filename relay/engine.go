@@ -67,6 +67,8 @@ type engineOptions struct {
 	test *testRelay
 	// backends are what is swept and closed with the engine.
 	backends []swept
+	// draining tells that no allocations but tests' are made any more. nil: never.
+	draining func() bool
 	// bitsEach and bitsTotal bound what an allocation, and all of them, pass on each way. 0: no bound.
 	bitsEach, bitsTotal int64
 	// now is the clock.
@@ -82,7 +84,7 @@ func newEngine(s *Server) (*engine, error) {
 	clients := authority{secret: secret}
 	test := newTestRelay(clients, s.now, s.config.Addresses.Public, machineAddresses)
 	o := engineOptions{
-		realm: s.config.Name, test: test, backends: []swept{test}, now: s.now,
+		realm: s.config.Name, test: test, backends: []swept{test}, draining: s.isDraining, now: s.now,
 		maxPerClient: s.config.Limits.AllocationsPerClient, maxTotal: s.config.Limits.Allocations,
 	}
 	if o.realm == "" {
@@ -112,8 +114,11 @@ func newEngine(s *Server) (*engine, error) {
 
 // mainBackend is what makes relayed addresses in the server's mode; nil in mode bridge, where regions do.
 func mainBackend(s *Server) (modeBackend, error) {
-	if s.config.Relay.Mode == modeLocal {
+	switch s.config.Relay.Mode {
+	case modeLocal:
 		return newLocalRelay(s.config, newPeerPolicy(s.config, s.dialer), s.now, machineAddresses)
+	case modeTerminate:
+		return newCloudRelay(s)
 	}
 	return nil, nil
 }
@@ -383,6 +388,8 @@ type fiveTuple struct {
 	mu      sync.Mutex
 	foreign foreignNonce
 	pending *[stun.TransactionIDSize]byte // the Allocate that a backend is busy with
+	region  string                        // that the last allocation was made at, and over which rung
+	rung    string
 	closed  bool
 }
 
@@ -394,6 +401,19 @@ func (t *fiveTuple) close() {
 	if a := t.allocation.Load(); a != nil {
 		t.engine.end(a)
 	}
+}
+
+// where is the region that the client's media takes, or took last, and the rung; empty: none.
+func (t *fiveTuple) where() (region, rung string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.region, t.rung
+}
+
+// isTest tells whether the client is a precall test's. In mode bridge the engine has no others.
+func (t *fiveTuple) isTest() bool {
+	a := t.allocation.Load()
+	return t.engine.clients == nil || a != nil && a.account.foreign
 }
 
 // handle takes one whole message of the client: STUN, or ChannelData without padding. It never answers more than once, and it does

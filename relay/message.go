@@ -265,8 +265,8 @@ func frameChannelData(buf []byte, number uint16) []byte {
 	return frame
 }
 
-// frameDataIndication frames buf[headroom:], a packet of peer's, in place.
-func frameDataIndication(buf []byte, peer netip.AddrPort) []byte {
+// frameIndication frames buf[headroom:], a packet from peer (Data) or for it (Send), in place.
+func frameIndication(buf []byte, method stun.Method, peer netip.AddrPort) []byte {
 	size := len(buf) - headroom
 	head := stunHeaderSize + attrHeaderSize + 8 + attrHeaderSize
 	if peer.Addr().Unmap().Is6() {
@@ -280,7 +280,7 @@ func frameDataIndication(buf []byte, peer netip.AddrPort) []byte {
 	var id [stun.TransactionIDSize]byte
 	binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	binary.BigEndian.PutUint32(id[8:], rand.Uint32())
-	binary.BigEndian.PutUint16(frame, stun.NewType(stun.MethodData, stun.ClassIndication).Value())
+	binary.BigEndian.PutUint16(frame, stun.NewType(method, stun.ClassIndication).Value())
 	binary.BigEndian.PutUint16(frame[2:], uint16(len(frame)-stunHeaderSize))
 	binary.BigEndian.PutUint32(frame[4:], stunCookie)
 	copy(frame[8:], id[:])

@@ -33,6 +33,10 @@ func (s *Server) challengeTest(msg []byte, c Client) []byte {
 type engineSession interface {
 	handle(msg []byte)
 	close()
+	// where is the region that the client's media takes, and the rung; empty: none.
+	where() (region, rung string)
+	// isTest tells whether it is a precall test's client.
+	isTest() bool
 }
 
 // serveTest takes a client over. From now on every message of this client goes to handle, whole, validated and

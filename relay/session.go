@@ -128,9 +128,12 @@ func (ses *session) passes(frame []byte) bool {
 // fromClient sends messages that pass to the region, or hands them to the test relay.
 func (ses *session) fromClient(msgs [][]byte) {
 	if t := ses.test.Load(); t != nil {
+		bytes := 0
 		for _, msg := range msgs {
 			t.handle(msg)
+			bytes += len(msg)
 		}
+		ses.countUp(len(msgs), bytes)
 		return
 	}
 	up := ses.up.Load()
@@ -145,7 +148,7 @@ func (ses *session) fromClient(msgs [][]byte) {
 
 // message takes any message that does not pass: requests, and what must not come yet or at all.
 func (ses *session) message(frame []byte) {
-	if t := ses.test.Load(); t != nil {
+	if t := ses.own(); t != nil {
 		t.handle(frame)
 		return
 	}
@@ -259,6 +262,24 @@ func (ses *session) setPhase(p phase) {
 	}
 }
 
+// own is the gateway's own TURN, when the client is its: a test's, or any client in the modes that bridge none. nil: it is bridged.
+func (ses *session) own() *testLeg {
+	if t := ses.test.Load(); t != nil || !ses.server.answersItself() {
+		return t
+	}
+	t := &testLeg{ses.server.serveOwn(ses.client, ses.fromTest, ses.regionDied)}
+	ses.mu.Lock()
+	if !ses.ended {
+		ses.test.Store(t)
+	}
+	gone := ses.ended
+	ses.mu.Unlock()
+	if gone {
+		t.close() // whatever it is handed now is discarded
+	}
+	return t
+}
+
 // takeOver gives the client to the test relay. What has gone to a region for it was an Allocate without credentials.
 func (ses *session) takeOver(m *message) {
 	t := &testLeg{ses.server.serveTest(ses.client, ses.fromTest)}
@@ -287,6 +308,7 @@ func (ses *session) fromTest(msg []byte) {
 	if !isChannelData(msg) && messageType(msg)&classSuccess != 0 {
 		ses.response(msg)
 	}
+	ses.countDown(1, len(msg))
 	msgs := [1][]byte{msg}
 	ses.leg.deliver(msgs[:])
 }
@@ -589,8 +611,8 @@ func (ses *session) conclude(err error, up *upstream) {
 		slog.Duration("after", ses.server.now().Sub(ses.started).Round(time.Millisecond)),
 		slog.Uint64("bytes_up", ses.bytesUp.Load()), slog.Uint64("bytes_down", ses.bytesDown.Load()),
 	}
-	if up != nil {
-		attrs = append(attrs, slog.String("region", up.region.name), slog.String("rung", up.rung))
+	if region, rung := ses.where(up); region != "" {
+		attrs = append(attrs, slog.String("region", region), slog.String("rung", rung))
 	}
 	if dropped := ses.droppedTotal(); dropped > 0 {
 		attrs = append(attrs, slog.Uint64("dropped", dropped))
@@ -599,6 +621,17 @@ func (ses *session) conclude(err error, up *upstream) {
 		attrs = append(attrs, slog.String("why", err.Error()))
 	}
 	ses.server.logEnd(ses.won, attrs)
+}
+
+// where tells which region a session's media takes, and over which rung; empty: none.
+func (ses *session) where(up *upstream) (region, rung string) {
+	if up != nil {
+		return up.region.name, up.rung
+	}
+	if t := ses.test.Load(); t != nil {
+		return t.where()
+	}
+	return "", ""
 }
 
 // shown is a client's address as logs and the status page have it: its network only, unless the configuration wants all of it.

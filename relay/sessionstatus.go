@@ -47,13 +47,14 @@ func (s *Server) sessionStatus() []SessionStatus {
 func (ses *session) status(now time.Time) SessionStatus {
 	st := SessionStatus{
 		ID: ses.serial, Client: ses.server.shown(ses.client.Addr.Addr()), Via: ses.client.Via,
-		State: phase(ses.phase.Load()).String(), Service: ses.client.Service, Test: ses.test.Load() != nil,
+		State: phase(ses.phase.Load()).String(), Service: ses.client.Service,
 		Started: ses.started, Age: now.Sub(ses.started).Seconds(),
 		BytesUp: ses.bytesUp.Load(), BytesDown: ses.bytesDown.Load(),
 		PacketsUp: ses.packetsUp.Load(), PacketsDown: ses.packetsDown.Load(),
 	}
-	if up := ses.up.Load(); up != nil {
-		st.Region, st.Rung = up.region.name, up.rung
+	st.Region, st.Rung = ses.where(ses.up.Load())
+	if t := ses.test.Load(); t != nil {
+		st.Test = t.isTest()
 	}
 	if ses.stream != nil {
 		delay := max(ses.stream.queued(), time.Duration(ses.stream.delay.Load()))
