@@ -236,6 +236,15 @@ func TestRoundTripIsThatToTheCloud(t *testing.T) {
 	}
 }
 
+func TestAWideLineIsNotCalledNarrow(t *testing.T) {
+	for kbits, want := range map[float64]string{3500: "", 300: "bandwidth", 100: "bandwidth"} {
+		m := Measurements{Checks: []Measured{{ID: "relay:media", Result: OK, Value: value(kbits), Error: "bandwidth"}}}
+		if got := newEvidence(m, Gateway{}, thresholds()).check("relay:media").Error; got != want {
+			t.Errorf("%v kbit/s: %q, want %q", kbits, got, want)
+		}
+	}
+}
+
 func TestPort(t *testing.T) {
 	for url, want := range map[string]string{
 		"turn:gw:443?transport=tcp": "443", "turns:gw": "5349", "turn:gw": "3478", "turn:[2001:db8::1]:8443": "8443", "turn:[2001:db8::1]": "3478",

@@ -8,7 +8,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 
 // permissions lets our own pages ask for camera and microphone and nobody for anything else.
 const permissions = "camera=(self), microphone=(self), autoplay=(self), display-capture=(), geolocation=(), payment=(), usb=(), midi=(), " +
-	"serial=(), hid=(), bluetooth=()"
+	"serial=(), hid=()"
 
 // Headers sets the security headers that everything the gateway answers by itself carries, the same on each page, and
 // forbids storing the answer. A handler of assets sets Cache-Control anew.

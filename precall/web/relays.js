@@ -3,7 +3,8 @@ import { mean, median, sleep, within } from './wait.js';
 
 // relayURLs asks the gateway for its test relay, and sorts its addresses by transport.
 export async function relayURLs(signal) {
-  const response = await fetch('/api/v1/ice', { cache: 'no-store', signal });
+  const response = await within(10000, fetch('/api/v1/ice', { cache: 'no-store', signal }), null, signal);
+  if (!response) return { problem: 'timeout' };
   if (!response.ok) return { problem: response.status === 429 ? 'refused' : 'no-servers', detail: `HTTP ${response.status}` };
   const { iceServers } = await response.json();
   const relays = [];

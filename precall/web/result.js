@@ -64,7 +64,8 @@ function row(check) {
   item.querySelector('.detail').textContent = check.detail;
   item.querySelector('.number').textContent = check.value === undefined ? '' : `${number(check.value)} ${check.unit}`;
   item.querySelector('.signal').textContent = t(`word.${check.verdict}`);
-  item.querySelector('.reach').textContent = t(`level.${check.level}`);
+  // What was not tested proves nothing, however far it would have reached.
+  item.querySelector('.reach').textContent = ['unknown', 'skipped'].includes(check.verdict) ? '' : t(`level.${check.level}`);
   return item;
 }
 

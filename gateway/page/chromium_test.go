@@ -1,0 +1,396 @@
+package page_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+
+	"hafen/configs"
+	"hafen/gateway/page"
+	"hafen/gateway/status"
+	"hafen/precall"
+)
+
+// All pages of the gateway are looked at here, with a real browser: the policy that forbids inline scripts and anything
+// from elsewhere is the same for all of them, and so is this test.
+
+// chromium is the browser; without one the test is skipped, or fails where CI says that everything has to be there.
+func chromium(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no chromium, and CI=true: install Debian's chromium")
+		}
+		t.Skip("skipped: no chromium on this machine (Debian: apt-get install chromium)")
+	}
+	opts := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("use-fake-device-for-media-stream", true), chromedp.Flag("use-fake-ui-for-media-stream", true),
+		chromedp.Flag("autoplay-policy", "no-user-gesture-required"), chromedp.WSURLReadTimeout(60*time.Second))
+	alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
+	t.Cleanup(cancel)
+	ctx, cancel := chromedp.NewContext(alloc)
+	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("chromium: %v", err)
+	}
+	return ctx
+}
+
+// tab is one page, and what it complained about.
+type tab struct {
+	t    *testing.T
+	ctx  context.Context
+	host string
+
+	mu       sync.Mutex
+	problems []string
+}
+
+func open(t *testing.T, browser context.Context, base string) *tab {
+	t.Helper()
+	u, err := url.Parse(base)
+	must(t, err)
+	p := &tab{t: t, host: u.Host}
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithListener(p.listen))
+	t.Cleanup(cancel)
+	p.ctx = ctx
+	must(t, chromedp.Do(ctx))
+	_, err = chromedp.Call(ctx, network.Enable, network.EnableParams{})
+	must(t, err)
+	return p
+}
+
+// listen notes console errors, exceptions, violations of the policy (they are log entries) and requests to elsewhere.
+func (p *tab) listen(ev any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	note := func(format string, args ...any) { p.problems = append(p.problems, fmt.Sprintf(format, args...)) }
+	switch ev := ev.(type) {
+	case *runtime.EventConsoleAPICalled:
+		if ev.Type == "error" || ev.Type == "warning" {
+			note("console %s: %+v", ev.Type, ev.Args)
+		}
+	case *runtime.EventExceptionThrown:
+		note("exception: %s %+v", ev.ExceptionDetails.Text, ev.ExceptionDetails.Exception)
+	case *cdplog.EventEntryAdded:
+		if ev.Entry.Level == "error" || ev.Entry.Level == "warning" {
+			note("%s: %s %s", ev.Entry.Source, ev.Entry.Text, ev.Entry.URL)
+		}
+	case *network.EventRequestWillBeSent:
+		if u, err := url.Parse(ev.Request.URL); err != nil || u.Host != p.host && u.Scheme != "blob" {
+			note("asks elsewhere: %s", ev.Request.URL)
+		}
+	}
+}
+
+// clean fails the test when the page complained, but for what matches one of the patterns.
+func (p *tab) clean(allowed ...string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, problem := range p.problems {
+		if !slices.ContainsFunc(allowed, func(a string) bool { return regexp.MustCompile(a).MatchString(problem) }) {
+			p.t.Error(problem)
+		}
+	}
+	p.problems = nil
+}
+
+func (p *tab) navigate(address string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	defer cancel()
+	must(p.t, chromedp.Do(ctx, chromedp.Navigate(address)))
+}
+
+// text evaluates an expression, awaiting a promise.
+func (p *tab) text(expr string) string {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	defer cancel()
+	s, err := chromedp.Run(ctx, chromedp.Evaluate[string]("(async () => String(await ("+expr+")))()", chromedp.EvalAwaitPromise))
+	must(p.t, err)
+	return s
+}
+
+func (p *tab) waitFor(what string, limit time.Duration, expr string) {
+	p.t.Helper()
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if p.text(expr) == "true" {
+			return
+		}
+	}
+	p.t.Fatalf("%s: not within %v", what, limit)
+}
+
+// look sets window and colours; with PAGE_SHOTS=DIR it leaves a picture there for a person to look at.
+func (p *tab) look(name string, width int64, scheme string) {
+	p.t.Helper()
+	height := int64(900)
+	if width < 500 {
+		height = 844
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	defer cancel()
+	must(p.t, chromedp.Do(ctx, chromedp.EmulateViewport(width, height)))
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+	must(p.t, err)
+	if over := p.text("document.documentElement.scrollWidth - innerWidth"); strings.TrimLeft(over, "-0123456789") != "" || over[0] != '-' && over != "0" {
+		p.t.Errorf("%s at %d: %s pixels too wide", name, width, over)
+	}
+	dir := os.Getenv("PAGE_SHOTS")
+	if dir == "" {
+		return
+	}
+	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	must(p.t, err)
+	must(p.t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), png, 0o600))
+}
+
+// everyLook is a phone and a desk, by day and by night.
+func (p *tab) everyLook(name string) {
+	p.t.Helper()
+	for _, width := range []int64{390, 1440} {
+		for _, scheme := range []string{"light", "dark"} {
+			p.look(name, width, scheme)
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gatewayPages puts the pages together as the gateway does.
+func gatewayPages(t *testing.T, ice func(context.Context, netip.Addr) ([]precall.ICEServer, error)) string {
+	t.Helper()
+	site := page.Site{Name: "Klinikum am Stadthafen, Haus Süd", Help: "IT-Service, Telefon 4711"}
+	front, err := page.Front(func(*http.Request) page.Site { return site })
+	must(t, err)
+	test, err := precall.New(precall.Options{
+		Name: "gw.hospital.example", ICE: ice, Site: func(netip.Addr) page.Site { return site },
+		Regions: func(context.Context) []precall.Region {
+			return []precall.Region{
+				{Service: "calls", Name: "frankfurt", Up: true, RTT: 12 * time.Millisecond},
+				{Service: "calls", Name: "dublin", Up: true, RTT: 31 * time.Millisecond},
+			}
+		},
+		CallServers: func(context.Context) []precall.CallServer {
+			return []precall.CallServer{{Service: "calls", Host: "call.example.net", Up: true, RTT: 15 * time.Millisecond, Level: precall.LevelService}}
+		},
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, test.Close()) })
+	mux := http.NewServeMux()
+	mux.Handle("/", front)
+	mux.Handle(page.AssetPath, page.Assets())
+	mux.Handle("/precall/", test)
+	mux.Handle("/api/v1/", test)
+	mux.Handle("/.well-known/hafen/", test)
+	mux.Handle("/status/", statusPage(t))
+	srv := httptest.NewServer(mux)
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	return strings.Replace(srv.URL, "127.0.0.1", "localhost", 1) // a secure context
+}
+
+func statusPage(t *testing.T) http.Handler {
+	t.Helper()
+	hash, err := status.HashPassword("a good long password")
+	must(t, err)
+	cfg := configs.Default()
+	cfg.Admin.Users = []configs.AdminUser{{Name: "anna", PasswordHash: hash, Role: "admin"}}
+	s, err := status.New(status.Options{
+		Config: cfg,
+		Snapshot: func() status.Snapshot {
+			return status.Snapshot{Time: time.Now(), Name: "gw.hospital.example", Version: "test"}
+		},
+		Health: func() status.Health { return status.Health{Reachable: true, Complete: true} },
+	})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	return s
+}
+
+func TestChromiumFrontDoorAndStatus(t *testing.T) {
+	browser := chromium(t)
+	base := gatewayPages(t, nil)
+	p := open(t, browser, base)
+	for _, lang := range []string{"en", "de"} {
+		p.navigate(base + "/?lang=" + lang)
+		if got := p.text("document.documentElement.lang"); got != lang {
+			t.Errorf("the page is in %q", got)
+		}
+		p.everyLook("front-" + lang)
+	}
+	if got := p.text("document.querySelector('.button').getAttribute('href')"); got != "/precall/" {
+		t.Errorf("the first button leads to %s", got)
+	}
+	p.navigate(base + "/status/")
+	p.waitFor("the login", 10*time.Second, "!!document.querySelector('input[type=password]')")
+	p.clean()
+}
+
+// report is what machines read of a run.
+type report struct {
+	Version int
+	ID      string
+	Code    string
+	Verdict string
+	Checks  []struct{ ID, Target, Level, Verdict, Detail string }
+	Causes  []struct {
+		ID         string
+		Confidence float64
+		Advice     struct{ User, IT string }
+	}
+}
+
+func (r report) verdict(id string) string {
+	for _, c := range r.Checks {
+		if c.ID == id {
+			return c.Verdict
+		}
+	}
+	return "not there"
+}
+
+// run runs the test by itself with a short hold and gives its report.
+func (p *tab) run(address string) report {
+	p.t.Helper()
+	p.navigate(address)
+	p.waitFor("the end of the test", 80*time.Second, "document.documentElement.dataset.precall === 'done'")
+	var r report
+	must(p.t, json.Unmarshal([]byte(p.text("JSON.stringify(window.hafenReport)")), &r))
+	if got := p.text("[document.documentElement.dataset.verdict, document.documentElement.dataset.code].join(' ')"); got != r.Verdict+" "+r.Code {
+		p.t.Errorf("the attributes say %q, the report %s %s", got, r.Verdict, r.Code)
+	}
+	return r
+}
+
+// TestChromiumPrecallWithoutRelay: the gateway names a relay that is not there. Everything else works.
+func TestChromiumPrecallWithoutRelay(t *testing.T) {
+	browser := chromium(t)
+	base := gatewayPages(t, func(context.Context, netip.Addr) ([]precall.ICEServer, error) {
+		return []precall.ICEServer{{
+			URLs:     []string{"turn:localhost:1?transport=tcp", "turns:localhost:1?transport=tcp"},
+			Username: "test", Credential: "test",
+		}}, nil
+	})
+	p := open(t, browser, base)
+	p.navigate(base + "/precall/?lang=de")
+	p.everyLook("precall-intro-de")
+	p.text("document.getElementById('start').click()")
+	p.waitFor("a run", 10*time.Second, "document.documentElement.dataset.precall === 'running'")
+	p.text("document.getElementById('cancel').click()")
+	p.waitFor("the beginning again", 10*time.Second, "!document.getElementById('intro').hidden && document.documentElement.dataset.precall === undefined")
+	p.navigate(base + "/precall/?lang=en") // what the cancelled run still had to say has been said by now
+	p.clean("WebSocket is closed before the connection is established")
+	r := p.run(base + "/precall/?autorun=1&hold=5&lang=en")
+	if r.Version != 1 || r.Verdict != "fail" || len(r.ID) != 32 || len(r.Code) != 7 {
+		t.Errorf("%+v", r)
+	}
+	if len(r.Causes) == 0 || r.Causes[0].ID != "turn-tls-blocked" || !strings.Contains(r.Causes[0].Advice.IT, "gw.hospital.example") {
+		t.Errorf("causes: %+v", r.Causes)
+	}
+	for id, want := range map[string]string{
+		"browser": "pass", "secure-context": "pass", "microphone": "pass", "call-server:websocket": "pass", "call-server:longpoll": "pass",
+		"relay:udp": "skipped", "relay:tls": "fail", "relay:tcp": "fail", "gateway:regions": "pass", "gateway:call-servers": "pass", "clock": "pass",
+	} {
+		if got := r.verdict(id); got != want {
+			t.Errorf("%s: %s, want %s", id, got, want)
+		}
+	}
+	p.text("document.querySelectorAll('#result details').forEach((d) => { d.open = true })")
+	p.everyLook("precall-fail-en")
+	p.clean()
+}
+
+// coturn runs Debian's coturn on loopback and gives its port: a relay that works, where the gateway's own is not at hand.
+func coturn(t *testing.T) int {
+	t.Helper()
+	path, err := exec.LookPath("turnserver")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no coturn, and CI=true: install Debian's coturn")
+		}
+		t.Skip("skipped: no coturn on this machine (Debian: apt-get install coturn)")
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	port := ln.Addr().(*net.TCPAddr).Port
+	must(t, ln.Close())
+	dir := t.TempDir()
+	cmd := exec.Command(path, "-n", "--log-file=stdout", "--no-cli", "--no-tls", "--no-dtls", "--no-rfc5780", "--allow-loopback-peers",
+		"--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", fmt.Sprint("--listening-port=", port), "--lt-cred-mech", "--user=test:test",
+		"--realm=test", "--pidfile="+filepath.Join(dir, "pid"), "--userdb="+filepath.Join(dir, "db"))
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	for range 100 {
+		if conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			_ = conn.Close()
+			return port
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatal("coturn does not listen")
+	return 0
+}
+
+// TestChromiumPrecallThroughARelay: everything works. Sound and picture go around the relay and are measured.
+func TestChromiumPrecallThroughARelay(t *testing.T) {
+	browser := chromium(t)
+	port := coturn(t)
+	base := gatewayPages(t, func(context.Context, netip.Addr) ([]precall.ICEServer, error) {
+		return []precall.ICEServer{{
+			URLs:     []string{fmt.Sprintf("turn:127.0.0.1:%d?transport=udp", port), fmt.Sprintf("turn:127.0.0.1:%d?transport=tcp", port)},
+			Username: "test", Credential: "test",
+		}}, nil
+	})
+	p := open(t, browser, base)
+	p.navigate(base + "/precall/?autorun=1&hold=5&lang=de")
+	p.waitFor("sound and picture", 40*time.Second, "document.querySelectorAll('#steps li').length > 8")
+	p.everyLook("precall-run-de")
+	r := p.run(base + "/precall/?autorun=1&hold=5&lang=de")
+	for _, id := range []string{"relay:udp", "relay:tcp", "relay:media", "call-server:websocket", "call-server:longpoll"} {
+		if got := r.verdict(id); got != "pass" {
+			t.Errorf("%s: %s", id, got)
+		}
+	}
+	if got := r.verdict("rtt"); got != "pass" {
+		t.Errorf("rtt: %s", got)
+	}
+	// How good sound and picture were depends on how busy this machine is; that there was no reason to fail does not.
+	if r.Verdict == "fail" || r.verdict("relay:tls") != "skipped" {
+		t.Errorf("%+v", r)
+	}
+	p.text("document.querySelectorAll('#result details').forEach((d) => { d.open = true })")
+	p.everyLook("precall-pass-de")
+	p.clean()
+}
