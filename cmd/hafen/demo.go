@@ -82,13 +82,14 @@ func startDemo(ctx context.Context, w world, listen string) (_ *running, err err
 	if d.dir, err = os.MkdirTemp("", "hafen-demo-"); err != nil {
 		return nil, err
 	}
-	if d.cloud, err = demoCloud(host, d.port); err != nil {
+	at := demoListeners(host, port)
+	if d.cloud, err = demoCloud(at); err != nil {
 		return nil, err
 	}
 	if err := d.cloud.Start(); err != nil {
 		return nil, err
 	}
-	cfg := demoConfig(d.cloud, listen, d.dir)
+	cfg := demoConfig(d.cloud, at, d.dir)
 	d.gateway, err = gateway.New(gateway.Options{Config: cfg, Log: logger(w, cfg.Log), Version: version, PlainPages: true})
 	if err != nil {
 		return nil, err
@@ -96,12 +97,33 @@ func startDemo(ctx context.Context, w world, listen string) (_ *running, err err
 	return d, d.gateway.Start(ctx)
 }
 
+// demoListeners are the gateway's addresses: the one asked for and, beside loopback, an interface's with the same port.
+// Firefox reaches no TURN server on loopback; only this machine may use either (see demoConfig).
+func demoListeners(host, port string) []string {
+	at := []string{net.JoinHostPort(host, port)}
+	own, ok := cloud.InterfaceAddr()
+	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() || !ok {
+		return at
+	}
+	second := net.JoinHostPort(own.String(), port)
+	ln, err := net.Listen("tcp", second)
+	if err != nil { // taken: Firefox does without
+		return at
+	}
+	_ = ln.Close()
+	return append(at, second)
+}
+
 // demoCloud is a call service whose only ICE server is the gateway: media can't go round it. Its relays stand at an address
 // of an interface where there is one, for Firefox drops allocations on loopback.
-func demoCloud(host string, port int) (*cloud.Cloud, error) {
+func demoCloud(gateways []string) (*cloud.Cloud, error) {
 	relays, ok := cloud.InterfaceAddr()
 	if !ok {
 		relays = netip.MustParseAddr("127.0.0.1")
+	}
+	var urls []string
+	for _, at := range gateways {
+		urls = append(urls, fmt.Sprintf("turn:%s?transport=tcp", at))
 	}
 	at := []string{netip.AddrPortFrom(relays, 0).String()}
 	region := func(name string, delay time.Duration) cloud.RegionOptions {
@@ -110,7 +132,7 @@ func demoCloud(host string, port int) (*cloud.Cloud, error) {
 	return cloud.New(cloud.Options{
 		Listen:      "127.0.0.1:0",
 		Regions:     []cloud.RegionOptions{region("frankfurt", 5*time.Millisecond), region("dublin", 15*time.Millisecond), region("virginia", 45*time.Millisecond)},
-		Gateway:     []string{fmt.Sprintf("turn:%s?transport=tcp", net.JoinHostPort(host, strconv.Itoa(port)))},
+		Gateway:     urls,
 		GatewayOnly: true,
 		ForceRelay:  true,
 		Origins:     []string{demoHost + ":*"},
@@ -119,14 +141,14 @@ func demoCloud(host string, port int) (*cloud.Cloud, error) {
 }
 
 // demoConfig is the configuration that an administrator would write for that cloud.
-func demoConfig(c *cloud.Cloud, listen, dir string) *configs.Config {
+func demoConfig(c *cloud.Cloud, listen []string, dir string) *configs.Config {
 	cfg := configs.Default()
-	own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	own := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 	for _, r := range c.Regions() {
 		own = append(own, netip.PrefixFrom(r.PublicIP(), r.PublicIP().BitLen()))
 	}
 	cfg.Name = "localhost"
-	cfg.Listen = configs.Listen{HTTPS: []string{listen}}
+	cfg.Listen = configs.Listen{HTTPS: listen}
 	service := configs.Service{
 		Name: "demo", Hosts: []string{demoHost}, Choose: "nearest", PrivateNetworks: own,
 		Probes: configs.Probes{HTTPS: "/healthz"},
@@ -135,6 +157,7 @@ func demoConfig(c *cloud.Cloud, listen, dir string) *configs.Config {
 		service.Regions = append(service.Regions, configs.Region{Name: r.Name(), URLs: r.URLs(), Use: true})
 	}
 	cfg.Services = []configs.Service{service}
+	cfg.Clients = own // this machine and nobody else
 	cfg.Signaling.Routes = []configs.Route{{Host: demoHost, Path: "/", Upstream: "http://" + c.Addr().String(), Service: "demo"}}
 	cfg.PAC.Otherwise = "DIRECT"
 	cfg.DataDir, cfg.RunDir = filepath.Join(dir, "data"), filepath.Join(dir, "run")
