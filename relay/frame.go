@@ -27,11 +27,8 @@ const (
 // PartialFrameTimeout is how long the rest of a message may take once its first byte is there.
 const PartialFrameTimeout = 15 * time.Second
 
-var (
-	// errFraming means that where the next message begins is not known any more: nothing behind it may be read.
-	errFraming = errors.New("what came is not framed as TURN")
-	errContent = errors.New("not a well-formed message")
-)
+// errFraming means that where the next message begins is not known any more: nothing behind it may be read.
+var errFraming = errors.New("what came is not framed as TURN")
 
 // frameSize reads the size of the message that b begins with, without the padding of streams; 0 when b is too short to tell.
 // A size does not say that the message is sound: valid does.

@@ -159,19 +159,30 @@ func (ses *session) message(frame []byte) {
 	if err := m.parse(frame); err != nil {
 		return
 	}
-	switch m.method {
-	case stun.MethodBinding:
-		ses.binding(&m)
-	case stun.MethodAllocate:
+	switch {
+	case m.method == stun.MethodAllocate:
 		ses.allocate(&m)
-	case stun.MethodRefresh, stun.MethodCreatePermission, stun.MethodChannelBind:
-		if ses.up.Load() == nil {
-			ses.answer(&m, codeAllocationMismatch)
-			return
-		}
+	case ses.up.Load() != nil && ofAllocation(m.method):
 		ses.toRegion(frame)
+	default:
+		ses.stray(&m)
+	}
+}
+
+// ofAllocation tells whether a request is about an allocation that exists.
+func ofAllocation(m stun.Method) bool {
+	return m == stun.MethodRefresh || m == stun.MethodCreatePermission || m == stun.MethodChannelBind
+}
+
+// stray answers a request that needs no region.
+func (ses *session) stray(m *message) {
+	switch {
+	case m.method == stun.MethodBinding:
+		ses.binding(m)
+	case ofAllocation(m.method):
+		ses.answer(m, codeAllocationMismatch)
 	default: // RFC 6062's Connect and ConnectionBind among them: TCP relaying is off
-		ses.answer(&m, codeBadRequest)
+		ses.answer(m, codeBadRequest)
 	}
 }
 

@@ -25,6 +25,7 @@ type tape struct {
 	mu     sync.Mutex
 	got    [][]byte
 	from   *net.UDPAddr // who sent last
+	silent bool
 	script func(raw []byte) [][]byte
 }
 
@@ -51,6 +52,9 @@ func (p *tape) run() {
 		}
 		raw := bytes.Clone(buf[:n])
 		m := &stun.Message{Raw: raw}
+		if p.isSilent() {
+			continue
+		}
 		if stun.IsMessage(raw) && m.Decode() == nil && m.Type == stun.BindingRequest {
 			answer := stun.MustBuild(m, stun.BindingSuccess, &stun.XORMappedAddress{IP: from.IP, Port: from.Port})
 			_, _ = p.conn.WriteToUDP(answer.Raw, from)
@@ -67,6 +71,12 @@ func (p *tape) run() {
 			_, _ = p.conn.WriteToUDP(answer, from)
 		}
 	}
+}
+
+func (p *tape) isSilent() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.silent
 }
 
 func (p *tape) seen() [][]byte {
@@ -285,6 +295,7 @@ func TestAbuse_A28_A29(t *testing.T) {
 
 // On the datagram leg a request is sent again until it is answered (RFC 8489 section 6.2.1); the client gets one answer.
 func TestSessionRetransmits(t *testing.T) {
+	t.Parallel()
 	times := 0
 	region := newTape(t, func(raw []byte) [][]byte {
 		if times++; times < 3 {
@@ -310,6 +321,7 @@ func TestSessionRetransmits(t *testing.T) {
 
 // A UDP client sends again itself.
 func TestSessionLeavesRetransmissionToUDPClients(t *testing.T) {
+	t.Parallel()
 	region := newTape(t, nil)
 	h := newHouse(t, region.urls(), nil)
 	h.raw("udp").send(signedRequest(stun.MethodAllocate, udpTransport))
@@ -342,8 +354,29 @@ func TestSessionEndsWithItsRegion(t *testing.T) {
 	}
 }
 
+// One that says nothing any more is found out by its probes, and its streams are closed.
+func TestSessionEndsWithASilentRegion(t *testing.T) {
+	t.Parallel()
+	region := newTape(t, willing(600))
+	h := newHouse(t, region.urls(), nil)
+	c := h.raw("tls")
+	c.allocate()
+	region.mu.Lock()
+	region.silent = true
+	region.mu.Unlock()
+	began := time.Now()
+	c.closed()
+	if d := time.Since(began); d > 6*time.Second { // 3 s are promised; machines of tests are slow
+		t.Errorf("closed after %v", d)
+	}
+	if err := h.end(0); statusOf(err) != "err_upstream" {
+		t.Errorf("ended as %v", err)
+	}
+}
+
 // Without a region an Allocate without credentials gets our own challenge, a signed one a quick refusal, and the end.
 func TestSessionWithoutRegion(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil, func(o *Options) {
 		o.Config.Services[0].Regions[0].URLs = []string{"turn:region.test:9?transport=udp"}
 	})
@@ -401,6 +434,7 @@ func twoWays(one, two net.PacketConn) error {
 }
 
 func TestSessionLimits(t *testing.T) {
+	t.Parallel()
 	// per client, in total, and free again.
 	for name, tt := range map[string]struct {
 		limits configs.Limits
@@ -468,6 +502,7 @@ func (c *slowClock) skip(d time.Duration) {
 }
 
 func TestSessionDeadlines(t *testing.T) {
+	t.Parallel()
 	var clock slowClock
 	h := newHouse(t, newTape(t, willing(60)).urls(), func(o *Options) { o.Now = clock.now })
 	idle := h.raw("tcp")

@@ -139,6 +139,7 @@ func readUntil(t *testing.T, client net.Conn, last []byte, each func(f []byte)) 
 
 // A path of 75 kB/s gets 1.5 Mbit/s of video and 32 kbit/s of audio: audio arrives whole, in order and soon.
 func TestStreamOnANarrowPath(t *testing.T) {
+	t.Parallel()
 	st, client := streamPair(t, true)
 	sound, picture := rtpSource{ssrc: 1, pt: 111}, rtpSource{ssrc: 2, pt: 96}
 	const frames = 75
@@ -195,6 +196,7 @@ func (s slowly) Read(p []byte) (int, error) {
 
 // a client that takes nothing for too long is given up.
 func TestAbuse_A46(t *testing.T) {
+	t.Parallel()
 	region := newTape(t, willing(600))
 	h := newHouse(t, region.urls(), nil)
 	c := h.raw("tls")
@@ -216,6 +218,7 @@ func TestAbuse_A46(t *testing.T) {
 
 // The sockets' parts that only a slow client shows: what TLS says by itself while the path is full is kept, in order, up to a bound.
 func TestSocketKeepsWhatIsNotTaken(t *testing.T) {
+	t.Parallel()
 	st, client := streamPair(t, false)
 	k := st.socket
 	total := 0

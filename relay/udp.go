@@ -190,11 +190,14 @@ func (l *listener) stranger(t tuple, batch *addressedBatch, i int, msg []byte, n
 		l.ignore("not_admitted")
 		return nil
 	}
-	c := l.newClient(t, batch, i)
 	var m message
-	if m.parse(msg) != nil || m.method != stun.MethodAllocate {
-		// It answers, and is forgotten.
-		c.session.message(msg)
+	if m.parse(msg) != nil {
+		l.ignore("not_turn")
+		return nil
+	}
+	c := l.newClient(t, batch, i)
+	if m.method != stun.MethodAllocate {
+		c.session.stray(&m) // it is answered, and forgotten
 		return nil
 	}
 	if !l.keep(c) {

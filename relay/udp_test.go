@@ -67,7 +67,9 @@ func TestAbuse_E08_A33_A44(t *testing.T) {
 	dns := append([]byte{0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3}, "www\x07example\x03net\x00\x00\x01\x00\x01"...)
 	ntp := append([]byte{0x23}, make([]byte, 47)...)
 	garbage := [][]byte{
-		quic, dtls, dns, ntp, noCookie, make([]byte, 65507), {}, make([]byte, maxFrame+1), channelOf(0x4000, 100), request(stun.MethodBinding)[:19],
+		quic, dtls, dns, ntp, noCookie, make([]byte, 65507),
+		{},
+		make([]byte, maxFrame+1), channelOf(0x4000, 100), request(stun.MethodBinding)[:19],
 		stun.MustBuild(stun.TransactionID, stun.NewType(stun.MethodBinding, stun.ClassIndication)).Raw,
 		stun.MustBuild(stun.TransactionID, stun.BindingSuccess).Raw,
 		signedRequest(stun.MethodBinding),
@@ -90,6 +92,7 @@ func TestAbuse_E08_A33_A44(t *testing.T) {
 // a source that has not proved that it receives gets 10 answers and 2 KiB at most, whatever its port; one that has won an
 // allocation is not limited so.
 func TestAbuse_A43(t *testing.T) {
+	t.Parallel()
 	region := newTape(t, willing(600))
 	h := newHouse(t, region.urls(), nil)
 	verified := h.raw("udp")
@@ -152,6 +155,7 @@ func TestUDPNotAdmitted(t *testing.T) {
 
 // A-42 in small: strangers are few at any time, and forgotten soon.
 func TestAbuse_A42(t *testing.T) {
+	t.Parallel()
 	var clock slowClock
 	h := newHouse(t, newTape(t, nil).urls(), func(o *Options) {
 		o.Now = clock.now
