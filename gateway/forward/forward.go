@@ -1,9 +1,10 @@
 // Package forward is the way through the gateway for browsers that were given a PAC file: a CONNECT proxy for the call
 // services' hosts and relays and nothing else, and the PAC file, rendered from the same list.
 //
-// A CONNECT goes through five steps, and each can end it with a sentence for the person in front of the browser:
+// A CONNECT goes through these steps, and each can end it with a sentence for the person in front of the browser:
 //
 //	syntax    name:port, nothing that needs to be interpreted        target.go
+//	login     name and password, if forward.auth asks    auth.go
 //	policy    a host, a relay, or an entry of forward.allow?         policy.go
 //	dial      the composition root resolves, judges and dials        Options.Dial
 //	look      does the TLS inside name the host that was asked for?  hello.go
@@ -61,6 +62,9 @@ type Options struct {
 	// OmitHTTPS says that browsers won't trust the gateway's certificate, so that the PAC file must not offer HTTPS entries.
 	// nil: they trust it.
 	OmitHTTPS func() bool
+	// Verify reports whether a password has a hash of forward.users. It may be slow: at most two run at once, and results
+	// are remembered for minutes. Required where forward.auth is basic.
+	Verify func(hash, password string) bool
 	// MaxTunnels bounds all tunnels together. 0 means 8,000.
 	MaxTunnels int
 	// DialTimeout bounds resolving and dialling. 0 means 20 seconds.
@@ -80,6 +84,7 @@ type Proxy struct {
 	opts    Options
 	policy  atomic.Pointer[policy]
 	front   *goproxy.ProxyHttpServer
+	auth    *authenticator
 	metrics *metrics
 	log     *slog.Logger
 	buffers sync.Pool
@@ -99,6 +104,12 @@ func New(o Options) (*Proxy, error) {
 	if o.Config == nil || o.Dial == nil {
 		return nil, errors.New("forward: Options.Config and Options.Dial are required")
 	}
+	if o.Verify == nil {
+		if o.Config.Forward.Auth == "basic" {
+			return nil, errors.New("forward: Options.Verify is required for forward.auth: basic")
+		}
+		o.Verify = func(string, string) bool { return false }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -107,7 +118,7 @@ func New(o Options) (*Proxy, error) {
 	o.FirstBytesTimeout = orDefault(o.FirstBytesTimeout, 10*time.Second)
 	o.IdleTimeout = orDefault(o.IdleTimeout, 10*time.Minute)
 	p := &Proxy{
-		opts: o, log: o.Log, metrics: newMetrics(o.Registry),
+		opts: o, log: o.Log, metrics: newMetrics(o.Registry), auth: newAuthenticator(o.Verify),
 		tunnels: make(map[*tunnel]struct{}), clients: make(map[netip.Addr]int),
 	}
 	p.buffers.New = func() any { return new([burstSize]byte) }

@@ -22,7 +22,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"status"}),
 		up: bytes.WithLabelValues("up"), down: bytes.WithLabelValues("down"),
 	}
-	for _, word := range []string{statusOK, statusPolicy, statusLimit, statusProtocol, statusDial, statusClient, statusUpstream, statusTimeout} {
+	for _, word := range []string{statusOK, statusPolicy, statusLimit, statusProtocol, statusDial, statusAuth, statusClient, statusUpstream, statusTimeout} {
 		m.connects.WithLabelValues(word) // a series that exists from the start can be alerted on
 	}
 	if r != nil {

@@ -30,6 +30,7 @@ type policy struct {
 	own    func(host string) bool
 	relays map[string]relayRule
 	extras []extraRule
+	users  map[string]string // password hashes by name; nil: nobody is asked
 }
 
 // relayRule is one relay's name.
@@ -47,7 +48,7 @@ type extraRule struct {
 
 // newPolicy reads the policy from a valid configuration. own knows further names of the gateway; it may be nil.
 func newPolicy(c *configs.Config, own func(string) bool) *policy {
-	p := &policy{config: c, own: own, relays: make(map[string]relayRule)}
+	p := &policy{config: c, own: own, relays: make(map[string]relayRule), users: usersOf(c)}
 	for i := range c.Services {
 		for _, u := range c.Services[i].Relays() {
 			if isAddress(u.Host) {

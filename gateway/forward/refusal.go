@@ -21,6 +21,7 @@ const (
 	statusLimit    = "err_limit"
 	statusProtocol = "err_protocol"
 	statusDial     = "err_dial"
+	statusAuth     = "err_auth"
 	statusClient   = "err_client"
 	statusUpstream = "err_upstream"
 	statusTimeout  = "err_timeout"
@@ -32,6 +33,8 @@ type refusal struct {
 	word string // status word
 	why  string // a clause: "it is an address, and …"
 	err  error  // behind it; may be nil
+	// challenge is the Proxy-Authenticate field of a 407.
+	challenge string
 }
 
 func (r *refusal) Error() string {
@@ -109,6 +112,9 @@ func (r *refusal) answer(conn net.Conn, body string) {
 		"Content-Length: " + strconv.Itoa(len(body)) + "\r\nConnection: close\r\n"
 	if r.code == http.StatusMethodNotAllowed {
 		head += "Allow: CONNECT\r\n"
+	}
+	if r.challenge != "" {
+		head += "Proxy-Authenticate: " + r.challenge + "\r\n"
 	}
 	if _, err := io.WriteString(conn, head+"\r\n"+body); err != nil {
 		return

@@ -56,6 +56,7 @@ type tunnel struct {
 	from    netip.AddrPort
 	request string // the target as the client wrote it
 	via     string // its Via header
+	login   string // its Proxy-Authorization header, until it was judged
 	target  Target
 	verdict verdict
 	began   time.Time
@@ -82,6 +83,7 @@ func (p *Proxy) take(r *http.Request, conn net.Conn) {
 		return
 	}
 	t := &tunnel{p: p, client: c, from: clientOf(r), request: r.RequestURI, via: strings.Join(r.Header.Values("Via"), ", "), began: time.Now()}
+	t.login = strings.Join(r.Header.Values("Proxy-Authorization"), ", ") // two of them are no credentials
 	t.target, t.verdict = p.judge(r)
 	if !p.enter(t) {
 		_ = c.Close()
@@ -139,7 +141,7 @@ func clientKey(a netip.Addr) netip.Addr {
 
 // run carries the tunnel to its end and says why it ended.
 func (t *tunnel) run() error {
-	if r := t.verdict.refused; r != nil {
+	if r := t.admit(); r != nil {
 		return t.refuse(r)
 	}
 	if t.verdict.kind == serviceRelay {
@@ -153,6 +155,19 @@ func (t *tunnel) run() error {
 		return err
 	}
 	return t.splice(t.look)
+}
+
+// admit is the verdict. Who has to log in first learns nothing of the policy before that.
+func (t *tunnel) admit() *refusal {
+	if r := t.verdict.refused; r != nil && r.word != statusPolicy {
+		return r
+	}
+	login := t.login
+	t.login = ""
+	if r := t.p.auth.admit(t.p.ctx, t.p.policy.Load(), t.from.Addr(), login); r != nil {
+		return r
+	}
+	return t.verdict.refused
 }
 
 // runRelay answers first: whether the target must be dialled at all is known only from what the client says.
