@@ -186,7 +186,7 @@ func TestValidate(t *testing.T) {
 			c.Sites = []Site{{Name: "a", Networks: []netip.Prefix{net("10.1.0.0/16")}}, {Name: "a", Networks: []netip.Prefix{net("10.1.0.0/16")}}, {}}
 		}, map[string]string{"sites[1].name": "sites[0]", "sites[1].networks[0]": "sites[0]", "sites[2].name": "missing", "sites[2].networks": "is empty"}},
 		{"users", func(c *Config) {
-			c.Admin.Users = []AdminUser{{"anna", hash, "admin"}, {"anna", "secret", "root"}, {"", "", "helpdesk"}, {"a b", hash, "helpdesk"}}
+			c.Admin.Users = []AdminUser{{"anna", hash, "admin"}, {"anna", "secret", "root"}, {"", "", "admin"}, {"a b", hash, "admin"}}
 		}, map[string]string{
 			"admin.users[1].name": "admin.users[0]", "admin.users[1].password_hash": "no argon2id hash", "admin.users[1].role": "admin, helpdesk",
 			"admin.users[2].name": "missing", "admin.users[2].password_hash": "missing", "admin.users[3].name": "space",

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"hafen/configs"
 )
 
@@ -14,6 +16,8 @@ const (
 	freeTries   = 5
 	firstLock   = 30 * time.Second
 	longestLock = 15 * time.Minute
+	// globalTries wrong passwords of all addresses together may come at once, then one a second: many addresses guess no faster.
+	globalTries = 20
 	// A session ends after this long without a request, and after a working day in any case.
 	sessionIdle = time.Hour
 	sessionLife = 12 * time.Hour
@@ -53,6 +57,7 @@ type logins struct {
 	users map[string]configs.AdminUser
 	dummy string // hashed when the user is unknown, so that the answer takes as long
 	slots chan struct{}
+	all   *rate.Limiter // of wrong passwords
 	now   func() time.Time
 
 	mu       sync.Mutex
@@ -67,6 +72,7 @@ func newLogins(users []configs.AdminUser, now func() time.Time) (*logins, error)
 	}
 	l := &logins{
 		users: make(map[string]configs.AdminUser, len(users)), dummy: dummy, slots: make(chan struct{}, hashesAtOnce), now: now,
+		all:      rate.NewLimiter(1, globalTries),
 		sessions: make(map[string]*session), locks: make(map[netip.Addr]*lock),
 	}
 	for _, u := range users {
@@ -80,6 +86,9 @@ func (l *logins) login(client netip.Addr, name, password string) (token string, 
 	key := clientKey(client)
 	if wait := l.locked(key); wait > 0 {
 		return "", wait, loginLocked
+	}
+	if l.all.TokensAt(l.now()) < 1 {
+		return "", time.Second, loginBusy
 	}
 	select {
 	case l.slots <- struct{}{}:
@@ -126,6 +135,7 @@ func (l *logins) wrong(key netip.Addr) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
+	l.all.AllowN(now, 1)
 	k := l.locks[key]
 	if k == nil {
 		l.makeRoom(now)

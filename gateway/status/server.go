@@ -37,6 +37,8 @@ type Options struct {
 	Client func(*http.Request) netip.Addr
 	// Gatherer has the metrics.
 	Gatherer prometheus.Gatherer
+	// Site tells the house of whoever asks. nil: that of the configuration.
+	Site func(*http.Request) page.Site
 	// Log takes one line for each login and refusal. nil: silent.
 	Log *slog.Logger
 	// Now is the clock. nil: time.Now.
@@ -64,6 +66,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Client == nil {
 		o.Client = remoteAddr
+	}
+	if o.Site == nil {
+		o.Site = func(*http.Request) page.Site { return page.Site{Name: o.Config.Site.Name, Help: o.Config.Site.Help} }
 	}
 	s := &Server{opts: o, log: o.Log, pages: make(map[string]*page.Template)}
 	var errs [3]error
@@ -117,10 +122,6 @@ func (s *Server) Close() error {
 	return nil
 }
 
-func (s *Server) site() page.Site {
-	return page.Site{Name: s.opts.Config.Site.Name, Help: s.opts.Config.Site.Help}
-}
-
 // fromAdminNetworks turns everybody else away as if nothing were here.
 func (s *Server) fromAdminNetworks(next http.Handler) http.Handler {
 	networks := s.opts.Config.Admin.Networks
@@ -161,7 +162,7 @@ func (s *Server) user(r *http.Request) (configs.AdminUser, bool) {
 // showStatus shows the page to who is logged in, the login to who is not, and what to do where nobody can be.
 func (s *Server) showStatus(w http.ResponseWriter, r *http.Request) {
 	if len(s.opts.Config.Admin.Users) == 0 {
-		s.pages["nobody"].Render(w, r, page.View{Title: "nobody.title", Site: s.site()})
+		s.pages["nobody"].Render(w, r, page.View{Title: "nobody.title", Site: s.opts.Site(r)})
 		return
 	}
 	user, ok := s.user(r)
@@ -170,13 +171,13 @@ func (s *Server) showStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.pages["status"].Render(w, r, page.View{
-		Title: "status.title", Site: s.site(), Wide: true, Data: user.Name,
+		Title: "status.title", Site: s.opts.Site(r), Wide: true, Data: user.Name,
 		Styles: []string{s.assets.URL("status.css")}, Modules: []string{s.assets.URL("status.js")},
 	})
 }
 
 func (s *Server) showLogin(w http.ResponseWriter, r *http.Request, code int, problem string, wait time.Duration) {
-	s.pages["login"].Render(w, r, page.View{Status: code, Title: "login.title", Site: s.site(), Self: "/status/", Data: map[string]any{
+	s.pages["login"].Render(w, r, page.View{Status: code, Title: "login.title", Site: s.opts.Site(r), Self: "/status/", Data: map[string]any{
 		"Problem": problem, "Seconds": int(wait.Round(time.Second).Seconds()),
 	}})
 }

@@ -194,6 +194,26 @@ func TestLockOut(t *testing.T) {
 	}
 }
 
+// TestManyAddressesGuess: a hundred addresses with one wrong password each get no further than one a second.
+func TestManyAddressesGuess(t *testing.T) {
+	l, err := newLogins(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
+	l.now = func() time.Time { return now }
+	for i := range globalTries {
+		l.wrong(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
+	}
+	if _, _, result := l.login(netip.MustParseAddr("10.0.2.1"), "anna", "wrong"); result != loginBusy {
+		t.Errorf("the next address: %v, want busy", result)
+	}
+	now = now.Add(time.Second)
+	if _, _, result := l.login(netip.MustParseAddr("10.0.2.1"), "anna", "wrong"); result != loginWrong {
+		t.Errorf("a second later: %v, want wrong", result)
+	}
+}
+
 func TestLocksAreBounded(t *testing.T) {
 	l, err := newLogins(nil, time.Now)
 	if err != nil {

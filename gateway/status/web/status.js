@@ -1,8 +1,7 @@
 // The status page asks for a snapshot every two seconds and writes it down. Whatever comes from the gateway is set as
 // text, never as markup.
 
-const words = {};
-for (const dt of document.querySelectorAll('#words dt')) words[dt.textContent] = dt.nextElementSibling.textContent;
+const words = JSON.parse(document.getElementById('verdict').dataset.texts);
 const t = (key) => words[key] ?? key;
 const lang = document.documentElement.lang;
 const number = new Intl.NumberFormat(lang, { maximumFractionDigits: 1 });
