@@ -19,6 +19,8 @@ const (
 	// maxUnverified bounds the five-tuples on the way to an allocation: each holds a socket towards a region. Strangers beyond it
 	// get silence, and have TCP.
 	maxUnverified = 256
+	// listenerBuffer is what the kernel may keep for a socket that all UDP clients share; it gives what its own limits allow.
+	listenerBuffer = 4 << 20
 	// readPause is the longest pause after a failed read; a listener never ends for one.
 	readPause = time.Second
 )
@@ -80,6 +82,7 @@ type listener struct {
 }
 
 func newListener(s *Server, pc *net.UDPConn) (*listener, error) {
+	_ = pc.SetReadBuffer(listenerBuffer)
 	raw, err := pc.SyscallConn()
 	if err != nil {
 		return nil, fmt.Errorf("the socket: %w", err)
