@@ -349,9 +349,7 @@ func TestSessionEndsWithItsRegion(t *testing.T) {
 	if err := h.end(0); statusOf(err) != "err_upstream" {
 		t.Errorf("ended as %v", err)
 	}
-	if !strings.Contains(h.log.String(), "status=err_upstream") {
-		t.Errorf("the log has no word of it: %s", h.log.String())
-	}
+	h.until("the log's line", func() bool { return strings.Contains(h.log.String(), "status=err_upstream") })
 }
 
 // One that says nothing any more is found out by its probes, and its streams are closed.
