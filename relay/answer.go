@@ -103,12 +103,7 @@ func (r reply) fail(code int, attrs ...stun.Setter) {
 }
 
 func (r reply) failUnknown(types []uint16) {
-	list := make([]byte, 0, 2*len(types))
-	for _, t := range types {
-		list = binary.BigEndian.AppendUint16(list, t)
-	}
-	// (stun.UnknownAttributes of pion v2 writes four bytes for each.)
-	r.fail(codeUnknownAttribute, stun.RawAttribute{Type: stun.AttrUnknownAttributes, Value: list})
+	r.fail(codeUnknownAttribute, unknownAttributes(types))
 }
 
 // challenge answers 401 or 438 with the realm and a fresh nonce, unsigned.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/pion/stun/v2"
@@ -26,12 +27,13 @@ func errorAnswer(m *message, code int) ([]byte, error) {
 	return build(setters, m.fingerprint)
 }
 
-func unknownAttributes(types []uint16) stun.UnknownAttributes {
-	list := make(stun.UnknownAttributes, 0, len(types))
+// unknownAttributes is UNKNOWN-ATTRIBUTES: two bytes for each (RFC 8489 section 14.13). That of pion/stun v2 has four.
+func unknownAttributes(types []uint16) stun.RawAttribute {
+	list := make([]byte, 0, 2*len(types))
 	for _, t := range types {
-		list = append(list, stun.AttrType(t))
+		list = binary.BigEndian.AppendUint16(list, t)
 	}
-	return list
+	return stun.RawAttribute{Type: stun.AttrUnknownAttributes, Value: list}
 }
 
 // build makes a message, with FINGERPRINT if the request had one.
