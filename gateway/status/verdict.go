@@ -72,7 +72,7 @@ func (s *Snapshot) judgeDraining() bool {
 func (s *Snapshot) judgeCallServers() bool {
 	for _, c := range s.CallServers {
 		if c.State == "down" {
-			return s.say("degraded", fmt.Sprintf("%s of %s does not answer: %s.", c.Probe, c.Host, strings.TrimSuffix(c.Why, ".")), "Let this machine reach "+c.Host+" on TCP 443.")
+			return s.say("degraded", fmt.Sprintf("The gateway does not get through to %s (%s).", c.Host, c.Probe), c.Why+" Let this machine reach it on TCP 443.")
 		}
 	}
 	return false

@@ -21,7 +21,7 @@ func TestJudge(t *testing.T) {
 		"certificate ended": {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: now.Add(-time.Hour), Problem: "renewal failed"}}}, "down", "no valid certificate for gw.example", "renewal failed"},
 		"certificate ends":  {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: now.Add(50 * time.Hour), Trusted: true}}}, "degraded", "ends in 2 days", "Renew"},
 		"draining":          {Snapshot{Draining: true, Services: calls(up)}, "degraded", "draining", ""},
-		"call server down":  {Snapshot{Services: calls(up), CallServers: []CallServer{{Host: "call.example", Probe: "WebSocket", State: "down", Why: "no answer."}}}, "degraded", "WebSocket of call.example does not answer: no answer.", "TCP 443"},
+		"call server down":  {Snapshot{Services: calls(up), CallServers: []CallServer{{Host: "call.example", Probe: "WebSocket", State: "down", Why: "No answer."}}}, "degraded", "does not get through to call.example (WebSocket)", "TCP 443"},
 		"self-signed":       {Snapshot{Services: calls(up), Certificates: []Certificate{{Names: []string{"gw.example"}, Expires: good.Expires}}}, "degraded", "root is installed", "hafen ca"},
 	} {
 		t.Run(name, func(t *testing.T) {
