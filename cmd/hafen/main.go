@@ -48,6 +48,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen status  [--json]                  the running gateway
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen pac     [--url URL] [--client IP] the PAC file, or what it answers for a URL
+  hafen firewall [--csv|--ticket|--json] [--diff OLD.json]   the rule sheet for the firewall team
   hafen ca                                the root of the self-signed authority, for browsers to trust
   hafen passwd                            reads a password on standard input, prints its hash for admin.users
   hafen version
@@ -61,9 +62,9 @@ type command func(ctx context.Context, w world, args []string) error
 func commands() map[string]command {
 	all := map[string]command{
 		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "status": status, "drain": drain,
-		"pac": pac, "ca": root, "passwd": passwd, "version": showVersion,
+		"pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
 	}
-	for _, name := range []string{"doctor", "reload", "drill", "explain", "firewall", "csr", "audit", "support-bundle"} {
+	for _, name := range []string{"doctor", "reload", "drill", "explain", "csr", "audit", "support-bundle"} {
 		all[name] = func(context.Context, world, []string) error {
 			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
 		}
