@@ -300,6 +300,18 @@ func TestOwnModes(t *testing.T) {
 			if code := h.rawUser("udp", "bob").allocate(); code != 0 {
 				t.Errorf("another user: %d", code)
 			}
+			// Who was only challenged is remembered by nobody.
+			sessions := h.table.len()
+			for range 3 {
+				stranger := h.raw("udp")
+				stranger.send(stun.MustBuild(stun.TransactionID, stun.NewType(stun.MethodAllocate, stun.ClassRequest), udpTransport).Raw)
+				if code := codeOf(stranger.answer()); code != 401 {
+					t.Errorf("unsigned: %d", code)
+				}
+			}
+			if n := h.table.len(); n != sessions {
+				t.Errorf("%d sessions more after three challenges", n-sessions)
+			}
 			// The test relay is there in every mode.
 			username, password, err := h.TestCredentials("run", time.Now())
 			if err != nil {

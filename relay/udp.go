@@ -199,7 +199,12 @@ func (l *listener) stranger(t tuple, batch *addressedBatch, i int, msg []byte, n
 		return nil
 	}
 	c := l.newClient(t, batch, i)
-	if m.method != stun.MethodAllocate {
+	switch {
+	case l.server.answersItself() && (m.method != stun.MethodAllocate || !m.signed()):
+		// A challenge of the gateway's own needs no memory of whom it went to: its nonce says so.
+		c.session.message(msg)
+		return nil
+	case m.method != stun.MethodAllocate:
 		c.session.stray(&m) // it is answered, and forgotten
 		return nil
 	}
