@@ -160,7 +160,7 @@ func (g *Gateway) makeSignaling() (err error) {
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.cfg, Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.cfg, Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
 }
@@ -175,6 +175,13 @@ func (g *Gateway) dialTunnel(ctx context.Context, host string, port uint16, serv
 		return g.dialer.DialVia(ctx, "tcp", addr, scopeOf(s))
 	}
 	return g.dialer.DialContext(ctx, "tcp", addr, netpolicy.Scope{})
+}
+
+// dialHouse dials a server of the house that the configuration names, which is where private addresses are.
+func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.dialer.DialContext(ctx, network, addr, netpolicy.Scope{Private: []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fc00::/7"),
+	}})
 }
 
 // makeMux puts the owners of each protocol behind the port.
@@ -275,6 +282,7 @@ func (g *Gateway) startParts(ctx context.Context) error {
 	if err := g.relay.Start(ctx); err != nil {
 		return err
 	}
+	g.forward.Start()
 	return g.signaling.Start(ctx)
 }
 

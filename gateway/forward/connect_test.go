@@ -756,7 +756,9 @@ func TestSetConfig(t *testing.T) {
 	_, br := connect(t, c, "mail.example:25")
 	less := testConfig()
 	less.Forward.Allow = nil
-	r.proxy.SetConfig(less)
+	if err := r.proxy.SetConfig(less); err != nil {
+		t.Fatal(err)
+	}
 	if resp, _ := connect(t, r.dialPlain(), "mail.example:25"); resp.StatusCode != 403 {
 		t.Errorf("no longer allowed: %d", resp.StatusCode)
 	}

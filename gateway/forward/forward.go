@@ -65,6 +65,9 @@ type Options struct {
 	// Verify reports whether a password has a hash of forward.users. It may be slow: at most two run at once, and results
 	// are remembered for minutes. Required where forward.auth is basic.
 	Verify func(hash, password string) bool
+	// DialParent connects to where pac.parent is fetched from: a server of the house, or what it redirects to. Required where
+	// pac.parent is set.
+	DialParent func(ctx context.Context, network, addr string) (net.Conn, error)
 	// MaxTunnels bounds all tunnels together. 0 means 8,000.
 	MaxTunnels int
 	// DialTimeout bounds resolving and dialling. 0 means 20 seconds.
@@ -85,6 +88,7 @@ type Proxy struct {
 	policy  atomic.Pointer[policy]
 	front   *goproxy.ProxyHttpServer
 	auth    *authenticator
+	parent  *parentKeeper
 	metrics *metrics
 	log     *slog.Logger
 	buffers sync.Pool
@@ -124,9 +128,17 @@ func New(o Options) (*Proxy, error) {
 	p.buffers.New = func() any { return new([burstSize]byte) }
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.front = p.newFront()
-	p.SetConfig(o.Config)
+	p.parent = newParentKeeper(o.DialParent, o.Log, o.Registry)
+	if err := p.parent.use(o.Config); err != nil {
+		p.cancel()
+		return nil, err
+	}
+	p.policy.Store(newPolicy(o.Config, o.Own))
 	return p, nil
 }
+
+// Start begins to fetch the company's own PAC file, where the configuration names one.
+func (p *Proxy) Start() { p.wg.Go(func() { p.parent.run(p.ctx) }) }
 
 func orDefault[T int | time.Duration](v, otherwise T) T {
 	if v <= 0 {
@@ -135,8 +147,14 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 	return v
 }
 
-// SetConfig replaces the policy and the PAC file. Tunnels that stand go on.
-func (p *Proxy) SetConfig(c *configs.Config) { p.policy.Store(newPolicy(c, p.opts.Own)) }
+// SetConfig replaces the policy and the PAC file. Tunnels that stand go on. An error changes nothing.
+func (p *Proxy) SetConfig(c *configs.Config) error {
+	if err := p.parent.use(c); err != nil {
+		return err
+	}
+	p.policy.Store(newPolicy(c, p.opts.Own))
+	return nil
+}
 
 // newFront configures goproxy. Made bare, not by its constructor: that would read proxies from the environment. What it
 // could still reach a network with says no.

@@ -15,10 +15,16 @@ import (
 	"hafen/configs"
 )
 
-// ErrPACOff says that there is no PAC file, and what to do about it. A PAC file decides about the whole web, so there is
-// none as long as nobody has said what the rest of the web gets.
-var ErrPACOff = errors.New("the PAC file is off, because `pac.otherwise` does not say where the rest of the web goes: " +
-	"write `pac.otherwise: DIRECT` or `pac.otherwise: \"PROXY proxy.example:3128\"`, or let the company's own PAC file send the services' hosts here")
+// Why there may be no PAC file.
+var (
+	// ErrPACOff says what to do about it. A PAC file decides about the whole web, so there is none as long as nobody has
+	// said what the rest of the web gets.
+	ErrPACOff = errors.New("the PAC file is off, because neither `pac.otherwise` nor `pac.parent` says where the rest of the web goes: " +
+		"write `pac.otherwise: DIRECT` or `pac.otherwise: \"PROXY proxy.example:3128\"`, or the company's own PAC file as `pac.parent`, " +
+		"or put the lines of `hafen pac --snippet` into that one")
+	// ErrNoParent says that the rest of the web is up to a file that was never had.
+	ErrNoParent = errors.New("the company's own PAC file (`pac.parent`) could not be fetched yet, and without it nobody knows where the rest of the web goes")
+)
 
 // PACInput is what a PAC file depends on. The same input gives the same bytes.
 type PACInput struct {
@@ -29,72 +35,126 @@ type PACInput struct {
 	Client netip.Addr
 	// OmitHTTPS leaves the HTTPS entries out: browsers don't fall back from a proxy whose certificate they don't trust.
 	OmitHTTPS bool
+	// Parent is the company's own PAC file, where Config names one.
+	Parent *Parent
 }
 
 // RenderPAC makes the PAC file for one client, in the JavaScript of 1999 (ECMAScript 3) that all PAC engines know. The
 // services' hosts and relays go to the gateways at the ports that CONNECT allows, whatever the scheme: for TURN over
 // TCP, Firefox asks about http://host:3478/ and Chromium about https://host:3478/. Own names are DIRECT, the rest goes
-// as pac.otherwise says. The error is ErrPACOff.
+// as pac.otherwise says, or the parent. The error is ErrPACOff or ErrNoParent.
+//
+// A parent stands first and unchanged, byte for byte: so its byte order mark, its encoding and a "use strict" at its top
+// mean what they meant, and its globals are globals. What follows takes the place of its FindProxyForURL and asks it for
+// everything that is not ours.
 func RenderPAC(in PACInput) ([]byte, error) {
 	c := in.Config
-	if c.PAC.Otherwise == "" {
-		return nil, ErrPACOff
+	switch {
+	case c.PAC.Parent == "" && c.PAC.ParentFile == "":
+		if c.PAC.Otherwise == "" {
+			return nil, ErrPACOff
+		}
+		return []byte(pacHead + in.route() + fmt.Sprintf(pacOtherwise, jsString(c.PAC.Otherwise))), nil
+	case in.Parent == nil:
+		return nil, ErrNoParent
 	}
-	var b strings.Builder
-	b.WriteString(pacHead)
-	exact, below := pacTargets(c)
+	// The semicolon ends a last statement that has none of its own: it would go on with our first line.
+	return slices.Concat(in.Parent.Text, []byte("\n;\n"+pacHead+in.route()+pacParent)), nil
+}
+
+// RenderSnippet makes the lines with which the company's own PAC file sends the services' hosts here. Without addresses
+// to tell clients apart by, the gateways are in the order of the configuration.
+func RenderSnippet(in PACInput) []byte { return []byte(pacSnippet + in.route()) }
+
+// pacMark is in every file of ours, so that one is never taken for a company's own.
+const pacMark = "Proxy auto-configuration by Hafen"
+
+const pacHead = "// " + pacMark + `. Made from the gateway's configuration; edit that, not this.
+// Video calls go to the gateway, the gateway itself is reached directly, all else goes as the administrator has set.
+
+`
+
+const pacSnippet = `// Video calls go to the gateway (made by hafen pac --snippet; make it anew when the services change).
+// Paste this at the top level of the PAC file, and write as the first lines inside its FindProxyForURL:
+//
+//   var viaHafen = hafenRoute(url, host);
+//   if (viaHafen) return viaHafen;
+//
+// Then let hafen pac --verify FILE prove it.
+
+`
+
+const pacOtherwise = `
+function FindProxyForURL(url, host) {
+  return hafenRoute(url, host) || %s;
+}
+`
+
+// pacParent also takes over what Internet Explorer and WinHTTP ask instead where there is IPv6.
+const pacParent = `
+var hafenParent = FindProxyForURL;
+FindProxyForURL = function (url, host) {
+  return hafenRoute(url, host) || hafenParent(url, host);
+};
+var hafenParentEx = typeof FindProxyForURLEx === "function" ? FindProxyForURLEx : null;
+if (hafenParentEx) {
+  FindProxyForURLEx = function (url, host) {
+    return hafenRoute(url, host) || hafenParentEx(url, host);
+  };
+}
+`
+
+// route makes the function that knows our part: what it returns for a URL is "" where that is none of ours.
+func (in PACInput) route() string {
+	exact, below := pacTargets(in.Config)
 	answer := in.answer()
 	if answer == "" {
 		exact, below = nil, nil // the services are a part of the rest of the web
 	}
-	fmt.Fprintf(&b, "var hafenOwn = %s;\n", jsList(pacOwn(c), jsString))
-	fmt.Fprintf(&b, "var hafenHosts = %s;\n", jsList(exact, jsTarget))
-	fmt.Fprintf(&b, "var hafenBelow = %s;\n", jsList(below, jsTarget))
-	fmt.Fprintf(&b, "var hafenGateways = %s;\n", jsString(answer))
-	fmt.Fprintf(&b, "var hafenOtherwise = %s;\n", jsString(c.PAC.Otherwise))
-	b.WriteString(pacBody)
-	return []byte(b.String()), nil
+	return fmt.Sprintf(pacRoute, jsList(pacOwn(in.Config), jsString), jsList(exact, jsTarget), jsList(below, jsTarget), jsString(answer))
 }
 
-const pacHead = `// Proxy auto-configuration by Hafen. Made from the gateway's configuration; edit that, not this.
-// Video calls go to the gateway, the gateway itself is reached directly, all else goes as the administrator has set.
-`
+const pacRoute = `var hafenRoute = (function () {
+  var own = %s;
+  var hosts = %s;
+  var below = %s;
+  var gateways = %s;
 
-const pacBody = `
-function FindProxyForURL(url, host) {
-  var name = hafenName(host), port = hafenPort(url), i, suffix;
-  for (i = 0; i < hafenOwn.length; i++) {
-    if (name === hafenOwn[i]) return "DIRECT";
+  function nameOf(host) {
+    var name = String(host).toLowerCase();
+    return name.charAt(name.length - 1) === "." ? name.substring(0, name.length - 1) : name;
   }
-  for (i = 0; i < hafenHosts.length; i++) {
-    if (name === hafenHosts[i][0] && hafenHas(hafenHosts[i][1], port)) return hafenGateways;
-  }
-  for (i = 0; i < hafenBelow.length; i++) {
-    suffix = hafenBelow[i][0];
-    if (name.length > suffix.length && name.substring(name.length - suffix.length) === suffix && hafenHas(hafenBelow[i][1], port)) return hafenGateways;
-  }
-  return hafenOtherwise;
-}
 
-function hafenName(host) {
-  var name = String(host).toLowerCase();
-  return name.charAt(name.length - 1) === "." ? name.substring(0, name.length - 1) : name;
-}
-
-function hafenHas(ports, port) {
-  for (var i = 0; i < ports.length; i++) {
-    if (ports[i] === port) return true;
+  function has(ports, port) {
+    for (var i = 0; i < ports.length; i++) {
+      if (ports[i] === port) return true;
+    }
+    return false;
   }
-  return false;
-}
 
-function hafenPort(url) {
-  var m = /^([a-z][a-z0-9+.\-]*):\/\/([^\/?#\\]*)/i.exec(String(url));
-  if (!m) return 0;
-  var p = /:([0-9]+)$/.exec(m[2]), scheme = m[1].toLowerCase();
-  if (p) return parseInt(p[1], 10);
-  return scheme === "https" || scheme === "wss" ? 443 : scheme === "http" || scheme === "ws" ? 80 : 0;
-}
+  function portOf(url) {
+    var m = /^([a-z][a-z0-9+.\-]*):\/\/([^\/?#\\]*)/i.exec(String(url));
+    if (!m) return 0;
+    var p = /:([0-9]+)$/.exec(m[2]), scheme = m[1].toLowerCase();
+    if (p) return parseInt(p[1], 10);
+    return scheme === "https" || scheme === "wss" ? 443 : scheme === "http" || scheme === "ws" ? 80 : 0;
+  }
+
+  return function (url, host) {
+    var name = nameOf(host), port = portOf(url), i, suffix;
+    for (i = 0; i < own.length; i++) {
+      if (name === own[i]) return "DIRECT";
+    }
+    for (i = 0; i < hosts.length; i++) {
+      if (name === hosts[i][0] && has(hosts[i][1], port)) return gateways;
+    }
+    for (i = 0; i < below.length; i++) {
+      suffix = below[i][0];
+      if (name.length > suffix.length && name.substring(name.length - suffix.length) === suffix && has(below[i][1], port)) return gateways;
+    }
+    return "";
+  };
+})();
 `
 
 // pacTarget is a host, or the suffix ".example.net", with its ports.
@@ -282,14 +342,18 @@ func (p *Proxy) PAC() http.Handler {
 			return
 		}
 		c := p.policy.Load().config
-		in := PACInput{Config: c, Client: clientOf(r).Addr(), OmitHTTPS: p.opts.OmitHTTPS != nil && p.opts.OmitHTTPS()}
+		in := PACInput{Config: c, Client: clientOf(r).Addr(), OmitHTTPS: p.opts.OmitHTTPS != nil && p.opts.OmitHTTPS(), Parent: p.parent.current()}
 		text, err := RenderPAC(in)
 		if err != nil {
 			h.Set("Cache-Control", "no-store")
-			http.Error(w, "No PAC file here: "+err.Error()+".", http.StatusNotFound)
+			code := http.StatusNotFound
+			if errors.Is(err, ErrNoParent) {
+				code = http.StatusServiceUnavailable // it may come; a browser asks again
+			}
+			http.Error(w, "No PAC file here: "+err.Error()+".", code)
 			return
 		}
-		h.Set("Content-Type", "application/x-ns-proxy-autoconfig")
+		h.Set("Content-Type", "application/x-ns-proxy-autoconfig"+in.Parent.charsetParameter())
 		h.Set("Cache-Control", fmt.Sprintf("private, max-age=%d", int(c.PAC.MaxAge.Seconds()))) // private: it depends on the client
 		h.Set("Content-Length", strconv.Itoa(len(text)))
 		if r.Method == http.MethodGet {
