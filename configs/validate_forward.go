@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"bytes"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -56,11 +57,16 @@ func (k *check) pac() {
 		k.bad("pac.otherwise", "is set beside pac.parent or pac.parent_file, or both of these are", "keep one of the three")
 	}
 	if p.Parent != "" {
-		if u, err := url.Parse(p.Parent); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		switch u, err := url.Parse(p.Parent); {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 			k.bad("pac.parent", "is neither an http:// nor an https:// URL", "write the URL of the company's own PAC file")
+		case k.config.OwnName(CanonicalHost(u.Hostname())):
+			k.bad("pac.parent", "is this gateway's own PAC file", "write the URL of the company's own, which this one is wrapped around")
 		}
 	}
-	k.file("pac.parent_file", p.ParentFile)
+	if text := k.file("pac.parent_file", p.ParentFile); len(text) > 0 && !bytes.Contains(text, []byte("FindProxyForURL")) {
+		k.bad("pac.parent_file", "names a file that is no PAC file: it has no FindProxyForURL", "write the path of the company's own PAC file")
+	}
 	k.networks("pac.rollout", p.Rollout)
 	k.networks("pac.skip", p.Skip)
 	k.between("pac.max_age", p.MaxAge, 0, 24*time.Hour)

@@ -180,6 +180,17 @@ func TestValidate(t *testing.T) {
 			c.PAC.ServiceFallback, c.PAC.Otherwise, c.PAC.MaxAge = "PROXY a.example:1; DIRECT", "PROXY \"+alert(1)+\":1", 48*time.Hour
 			c.PAC.Skip = []netip.Prefix{net("10.0.0.1/8")}
 		}, map[string]string{"pac.gateways[2]": "port", "pac.gateways[3]": "address", "pac.otherwise": "no result", "pac.max_age": "between", "pac.skip[0]": "write 10.0.0.0/8"}},
+		{"pac parent", func(c *Config) { c.PAC.Parent = "ftp://wpad.example/proxy.pac" }, map[string]string{"pac.parent": "neither an http:// nor an https:// URL"}},
+		{"pac parent is ours", func(c *Config) { c.PAC.Parent = "https://" + c.Name + "/proxy.pac" }, map[string]string{"pac.parent": "this gateway's own"}},
+		{"pac parent and file", func(c *Config) {
+			c.PAC.Parent, c.PAC.ParentFile = "http://wpad.example/proxy.pac", write(t, "pac", "function FindProxyForURL(u, h) { return 'DIRECT' }", 0o644)
+		}, map[string]string{"pac.otherwise": "keep one of the three"}},
+		{"pac parent file", func(c *Config) { c.PAC.ParentFile = write(t, "nopac", "<html>", 0o644) }, map[string]string{"pac.parent_file": "no FindProxyForURL"}},
+		{"forward users", func(c *Config) { c.Forward.Auth = "basic" }, map[string]string{"forward.users": "is empty"}},
+		{"forward users without basic", func(c *Config) { c.Forward.Users = []ForwardUser{{"a", hash}} }, map[string]string{"forward.users": "forward.auth is none"}},
+		{"forward user", func(c *Config) {
+			c.Forward.Auth, c.Forward.Users = "basic", []ForwardUser{{"a", hash}, {"a", "a password"}, {"a:b", hash}}
+		}, map[string]string{"forward.users[1].name": "forward.users[0]", "forward.users[1].password_hash": "no argon2id hash", "forward.users[2].name": "a colon"}},
 		{"pac fallback", func(c *Config) { c.PAC.ServiceFallback = "" }, map[string]string{"pac.service_fallback": "no result"}},
 		{"precall", func(c *Config) { c.Precall.Mode, c.Precall.History = "strikt", 0 }, map[string]string{"precall.mode": "write strict", "precall.history": "between"}},
 		{"sites", func(c *Config) {
@@ -215,8 +226,6 @@ func TestNotYet(t *testing.T) {
 		{"relay: {local: {address: 192.0.2.1}}", "relay.local.address", "delete it"},
 		{"relay: {max_bandwidth: {total: 4mbit}}", "relay.max_bandwidth.total", "delete it"},
 		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
-		{"pac: {parent: \"http://x/proxy.pac\"}", "pac.parent", "delete it"},
-		{"pac: {parent_file: /nowhere}", "pac.parent_file", "delete it"},
 		{"precall: {mode: strict}", "precall.mode", "write advisory"},
 		{"admin: {listen: \":443\"}", "admin.listen", "delete it"},
 		{"events: {webhook: x}", "events.webhook", "delete it"},
@@ -225,7 +234,6 @@ func TestNotYet(t *testing.T) {
 		{"audit: {retention: 1h}", "audit.retention", "delete it"},
 		{"store: sqlite", "store", "delete it"},
 		{"precall: {networks: 10.0.0.1/8}", "precall.networks", "delete it"},
-		{"forward: {auth: basic}", "forward.auth", "write none"},
 	} {
 		t.Run(tt.text, func(t *testing.T) {
 			found := false
@@ -244,8 +252,7 @@ func TestNotYet(t *testing.T) {
 	}
 	c := valid(t)
 	c.Services[0].TURNCredentials.URL = "https://x.example/ice"
-	c.Forward.Users = []ForwardUser{{"a", hash}}
-	wantProblems(t, c.Validate(), map[string]string{"services[0].turn_credentials.url": "not available yet", "forward.users": "not available yet"})
+	wantProblems(t, c.Validate(), map[string]string{"services[0].turn_credentials.url": "not available yet"})
 }
 
 // Every row of the table must be a key, or it would refuse nothing.
