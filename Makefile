@@ -42,8 +42,7 @@ tidy:
 
 vuln: ## known vulnerabilities, offline
 ifneq ($(VULNDB),)
-	@echo "vulnerability data as of $$(sed -n 's/.*as of \([0-9-]*\).*/\1/p' $(VULNDB)/README.md | head -n 1)"
-	$(TOOL) govulncheck -db file://$(realpath $(VULNDB)) ./...
+	@.ci/vuln $(VULNDB)
 else
 	@echo "vuln: skipped, no vulnerability data at ../shared/vulndb (set VULNDB=DIR)"
 endif

@@ -35,7 +35,7 @@ func (p *path) dial(ctx context.Context) (net.Conn, error) {
 	if r.kind != rungTLS && r.kind != rungProxy {
 		return conn, nil
 	}
-	config := &tls.Config{ServerName: r.host, RootCAs: r.region.of.roots, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{ServerName: r.host, RootCAs: r.region.of.roots, MinVersion: tls.VersionTLS12, DynamicRecordSizingDisabled: true}
 	beneath := conn
 	if _, plain := conn.(*net.TCPConn); plain {
 		// Only then is what TLS reads and writes what the socket does: a proxy may be spoken to in TLS as well.

@@ -10,8 +10,10 @@ import "crypto/tls"
 func ServerConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), protos ...string) *tls.Config {
 	return &tls.Config{
 		GetCertificate: certificate,
-		NextProtos:     protos,
-		MinVersion:     tls.VersionTLS12,
+		// Records are what the owners write: relayed packets of 1,200 bytes would be cut in two at first.
+		DynamicRecordSizingDisabled: true,
+		NextProtos:                  protos,
+		MinVersion:                  tls.VersionTLS12,
 		CipherSuites: []uint16{ // of TLS 1.2; 1.3 has only good ones
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 			tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
