@@ -5,8 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"syscall"
+	"time"
+
+	"hafen/gateway/portmux"
 )
 
 // bindError says in one sentence why the gateway can't listen where the configuration says.
@@ -58,3 +64,101 @@ func listenControl(ctx context.Context, path string) (net.Listener, error) {
 	}
 	return ln, nil
 }
+
+// boundTCP is a bound listener and what serves it.
+type boundTCP struct {
+	net.Listener
+	serve func(net.Listener) error
+}
+
+// bind opens every listener of the configuration, or none.
+func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, b := range tcp {
+			_ = b.Close()
+		}
+		for _, pc := range udp {
+			_ = pc.Close()
+		}
+	}()
+	add := func(key string, addrs []string, serve func(net.Listener) error) error {
+		for _, a := range addrs {
+			ln, err := listenTCP(ctx, key, a)
+			if err != nil {
+				return err
+			}
+			tcp = append(tcp, boundTCP{ln, serve})
+		}
+		return nil
+	}
+	metrics := &http.Server{Handler: g.status.Machines(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute}
+	control := &http.Server{Handler: g.control(), ReadHeaderTimeout: 10 * time.Second}
+	g.servers = append(g.servers, metrics, control)
+	proxy, http80 := portmux.NewListener(nil), portmux.NewListener(nil)
+	steps := []func() error{
+		func() error { return add("listen.https", g.cfg.Listen.HTTPS, g.mux.Serve) },
+		func() error { return add("listen.proxy", g.cfg.Listen.Proxy, g.http1(proxy)) },
+		func() error { return add("listen.http", g.cfg.Listen.HTTP, g.http1(http80)) },
+		func() error { return add("listen.metrics", oneOrNone(g.cfg.Listen.Metrics), metrics.Serve) },
+		func() error {
+			ln, err := listenControl(ctx, filepath.Join(g.cfg.RunDir, "hafen.sock"))
+			if err == nil {
+				tcp = append(tcp, boundTCP{ln, control.Serve})
+			}
+			return err
+		},
+		func() error {
+			for _, a := range g.cfg.Listen.TURNUDP {
+				pc, err := listenUDP(ctx, "listen.turn_udp", a)
+				if err != nil {
+					return err
+				}
+				udp = append(udp, pc)
+			}
+			return nil
+		},
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return tcp, udp, err
+		}
+	}
+	g.serveHTTP(proxy, g.forward)
+	g.serveHTTP(http80, http.HandlerFunc(g.redirect))
+	g.remember(tcp, udp)
+	return tcp, udp, nil
+}
+
+// http1 serves a listener on which plain HTTP alone is spoken.
+func (g *Gateway) http1(to *portmux.Listener) func(net.Listener) error {
+	return func(ln net.Listener) error { return g.mux.ServeHTTP1(ln, to.Hand) }
+}
+
+func oneOrNone(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// remember keeps the addresses that are bound: for those who ask, and to recognise a name that leads back to us.
+func (g *Gateway) remember(tcp []boundTCP, udp []*net.UDPConn) {
+	var ports []netip.AddrPort
+	for _, b := range tcp {
+		if ap, ok := addrPort(b.Addr()); ok {
+			ports, g.addrs = append(ports, ap), append(g.addrs, b.Addr())
+		}
+	}
+	for _, pc := range udp {
+		if ap, ok := addrPort(pc.LocalAddr()); ok {
+			ports, g.addrs, g.udp = append(ports, ap), append(g.addrs, pc.LocalAddr()), append(g.udp, ap)
+		}
+	}
+	g.bound.Store(&ports)
+}
+
+// Addrs are the addresses that are bound, those of listen.https first.
+func (g *Gateway) Addrs() []net.Addr { return g.addrs }

@@ -1,21 +1,25 @@
 package gateway
 
 import (
-	"hafen/gateway/page"
+	"net/netip"
+
 	"hafen/gateway/portmux"
-	"hafen/gateway/status"
 )
 
-func (g *Gateway) makeStatus() (err error) {
-	g.status, err = status.New(status.Options{
-		Config: g.cfg, Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
-		Log: g.log.With("area", "status"), Now: g.opts.Now,
-	})
-	if err != nil {
-		return err
+// shown is an address as logs have it: its network, or the whole of it where log.full_addresses is set.
+func (g *Gateway) shown(a netip.Addr) string {
+	if g.cfg.Log.FullAddresses {
+		return a.String()
 	}
-	g.front, err = page.Front(g.site)
-	return err
+	bits := 24
+	if a.Is6() {
+		bits = 48
+	}
+	p, err := a.WithZone("").Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return p.String()
 }
 
 // observe writes the one line for each connection's end.

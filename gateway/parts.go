@@ -1,0 +1,156 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"hafen/gateway/certs"
+	"hafen/gateway/forward"
+	"hafen/gateway/netpolicy"
+	"hafen/gateway/portmux"
+	"hafen/gateway/status"
+	"hafen/relay"
+	"hafen/signaling"
+)
+
+// buildInfo is hafen_build_info{version}.
+func buildInfo(version string) prometheus.Collector {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "hafen_build_info", Help: "1, with the version of the program.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	return info
+}
+
+func (g *Gateway) makeDirs() error {
+	for key, dir := range map[string]string{"data_dir": g.cfg.DataDir, "run_dir": g.cfg.RunDir} {
+		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return fmt.Errorf("%s: %w; make it and give it to the user that hafen runs as", key, err)
+		}
+	}
+	return nil
+}
+
+func (g *Gateway) makeEgress() (err error) {
+	g.dialer, err = newEgress(g.cfg, g.listening)
+	return err
+}
+
+func (g *Gateway) makeCerts() (err error) {
+	g.certs, err = certs.New(certs.Options{Config: g.cfg, HTTP01: len(g.cfg.Listen.HTTP) > 0, Registry: g.registry, Log: g.log.With("area", "tls"), Now: g.opts.Now})
+	if err != nil {
+		return err
+	}
+	// stun.turn is RFC 7443. Own names offer no h2: every tunnel keeps a TCP connection of its own.
+	g.tlsOwn = portmux.ServerConfig(g.certs.Certificate, "http/1.1", "stun.turn")
+	g.tlsRouted = portmux.ServerConfig(g.certs.Certificate, "h2", "http/1.1", "stun.turn")
+	g.tlsACME = portmux.ServerConfig(g.certs.Certificate, acmeTLS)
+	return nil
+}
+
+func (g *Gateway) makeRelay() (err error) {
+	g.relay, err = relay.New(relay.Options{Config: g.cfg, Dialer: g.dialer, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
+	return err
+}
+
+func (g *Gateway) makeSignaling() (err error) {
+	g.signaling, err = signaling.New(signaling.Options{Config: g.cfg, Dial: g.dialService, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now})
+	return err
+}
+
+func (g *Gateway) makeForward() (err error) {
+	g.forward, err = forward.New(forward.Options{
+		Config: g.cfg, Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Registry: g.registry, Log: g.log.With("area", "forward"),
+	})
+	return err
+}
+
+// untrusted reports whether browsers turn away from our certificate unless somebody installed its root.
+func (g *Gateway) untrusted() bool { return g.cfg.TLS.Source == "self-signed" }
+
+// dialTunnel dials the target of a CONNECT: through the company proxy only when it is a name of the configuration.
+func (g *Gateway) dialTunnel(ctx context.Context, host string, port uint16, service string) (net.Conn, error) {
+	addr := net.JoinHostPort(host, fmt.Sprint(port))
+	if s := g.cfg.ServiceNamed(service); s != nil {
+		return g.dialer.DialVia(ctx, "tcp", addr, scopeOf(s))
+	}
+	return g.dialer.DialContext(ctx, "tcp", addr, netpolicy.Scope{})
+}
+
+// dialHouse dials a server of the house that the configuration names, which is where private addresses are.
+func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.dialer.DialContext(ctx, network, addr, netpolicy.Scope{Private: []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fc00::/7"),
+	}})
+}
+
+// makeMux puts the owners of each protocol behind the port.
+func (g *Gateway) makeMux() {
+	// The listeners' addresses are for logs only: connections come from the mux.
+	front, plain, refused := portmux.NewListener(nil), portmux.NewListener(nil), portmux.NewListener(nil)
+	g.serveHTTP(front, g)
+	g.serveHTTP(plain, http.HandlerFunc(g.plainHTTP))
+	g.serveHTTP(refused, http.HandlerFunc(g.refuse))
+	limits := g.cfg.Limits
+	g.mux = portmux.New(portmux.Options{
+		Admit:        g.admit,
+		TrustedProxy: func(a netip.Addr) bool { return contains(g.cfg.Listen.ProxyProtocolFrom, a) },
+		Hello:        g.hello,
+		STUN:         g.stun,
+		HTTP: func(c *portmux.Conn) {
+			if c.Hello() == nil {
+				plain.Hand(c)
+				return
+			}
+			front.Hand(c)
+		},
+		Splice:   g.splice,
+		Refused:  refused.Hand,
+		Limits:   portmux.Limits{ConnectionsPerClient: limits.ConnectionsPerClient, PendingPerClient: limits.PendingPerClient},
+		Observe:  g.observe,
+		Registry: g.registry,
+		Log:      g.log.With("area", "mux"),
+		Now:      g.opts.Now,
+	})
+}
+
+// plainHTTP is HTTP without TLS on the main port: CONNECT for browsers that can't speak TLS to a proxy, and a redirect.
+func (g *Gateway) plainHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.opts.PlainPages || r.Method == http.MethodConnect {
+		g.ServeHTTP(w, r)
+		return
+	}
+	g.redirect(w, r)
+}
+
+// serveHTTP runs an http.Server for the connections that a listener hands out. Heads have a deadline; bodies and
+// answers have none here, for a long-poll and a tunnel take as long as they take: their owners bound them.
+func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler: h, ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	g.servers = append(g.servers, srv)
+	g.goServe(func() error { return srv.Serve(ln) })
+}
+
+// goServe runs a serving loop until Stop; what ends it early is logged.
+func (g *Gateway) goServe(serve func() error) {
+	g.wg.Add(1)
+	go func() {
+		defer g.wg.Done()
+		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			g.log.Error("a listener ended", "err", err)
+		}
+	}()
+}

@@ -1,0 +1,18 @@
+package gateway
+
+import (
+	"hafen/gateway/page"
+	"hafen/gateway/status"
+)
+
+func (g *Gateway) makeStatus() (err error) {
+	g.status, err = status.New(status.Options{
+		Config: g.cfg, Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
+		Log: g.log.With("area", "status"), Now: g.opts.Now,
+	})
+	if err != nil {
+		return err
+	}
+	g.front, err = page.Front(g.site)
+	return err
+}
