@@ -45,6 +45,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen cloud   [--config FILE]           the stand-in cloud alone, for laboratories and training
   hafen check   [--config FILE]           every problem of a configuration, a line each
   hafen config  default|schema|show       the commented default; the JSON Schema; the effective one, secrets masked
+  hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
   hafen status  [--json]                  the running gateway
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen pac     [--url URL] [--client IP] the PAC file, or what it answers for a URL
@@ -61,10 +62,10 @@ type command func(ctx context.Context, w world, args []string) error
 // commands are the subcommands by name. Those that the contract names and that do not exist yet say so.
 func commands() map[string]command {
 	all := map[string]command{
-		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "status": status, "drain": drain,
+		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "drain": drain,
 		"pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
 	}
-	for _, name := range []string{"doctor", "reload", "drill", "explain", "csr", "audit", "support-bundle"} {
+	for _, name := range []string{"reload", "drill", "explain", "csr", "audit", "support-bundle"} {
 		all[name] = func(context.Context, world, []string) error {
 			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
 		}

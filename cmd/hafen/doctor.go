@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"runtime"
+	"slices"
+	"time"
+
+	"hafen/configs"
+	"hafen/gateway"
+)
+
+// doctorReport is what the doctor found; its JSON is for machines.
+type doctorReport struct {
+	Verdict gateway.Verdict   `json:"verdict"`
+	Time    time.Time         `json:"time"`
+	Version string            `json:"version"`
+	Checks  []gateway.Finding `json:"checks"`
+}
+
+// doctor says what works on this machine and towards the cloud, and what to do about the rest.
+func doctor(ctx context.Context, w world, args []string) error {
+	flagSet := flags(w, "doctor")
+	file := flagSet.String("config", "", "configuration `file`")
+	asJSON := flagSet.Bool("json", false, "for machines")
+	patience := flagSet.Duration("patience", 75*time.Second, "give up after; long-polls are held for a minute")
+	if err := parse(flagSet, args, 0); err != nil {
+		return err
+	}
+	report, err := examine(ctx, w, *file, gateway.CheckupOptions{Patience: *patience})
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		e := json.NewEncoder(w.stdout)
+		e.SetIndent("", "  ")
+		if err := e.Encode(report); err != nil {
+			return err
+		}
+	} else {
+		report.write(w.stdout)
+	}
+	if report.Verdict == gateway.Fail {
+		return errSilent
+	}
+	return nil
+}
+
+// examine makes the report. A configuration with problems is a finding; no configuration at all is an error.
+func examine(ctx context.Context, w world, file string, o gateway.CheckupOptions) (doctorReport, error) {
+	name, err := findConfig(file)
+	if err != nil {
+		return doctorReport{}, err
+	}
+	report := doctorReport{Version: version, Time: time.Now().UTC().Truncate(time.Second)}
+	cfg, err := configs.Load(name, w.stdin, w.environ)
+	var problems configs.Problems
+	switch {
+	case errors.As(err, &problems):
+		for _, p := range problems {
+			report.Checks = append(report.Checks, gateway.Finding{Area: "configuration", About: p.Key, Verdict: gateway.Fail, Detail: p.Problem, Todo: p.Write})
+		}
+		report.Checks = append(report.Checks, gateway.Finding{Area: "configuration", About: "all else", Verdict: gateway.Skip, Detail: "not tried: correct the configuration first"})
+	case errors.Is(err, fs.ErrPermission):
+		return report, fmt.Errorf("%w: run the doctor as root, or as the user that hafen runs as", err)
+	case err != nil:
+		return report, fmt.Errorf("read the configuration: %w", err)
+	default:
+		report.Checks = append(report.Checks, gateway.Finding{Area: "configuration", About: name, Verdict: gateway.Pass, Detail: fmt.Sprintf("%d services", len(cfg.Services))})
+		running := runningVersion(ctx, cfg.RunDir)
+		report.Checks = append(report.Checks, versionFinding(running))
+		o.Config, o.Running = cfg, running != ""
+		found, err := gateway.Checkup(ctx, o)
+		if err != nil {
+			found = []gateway.Finding{{Area: "configuration", About: name, Verdict: gateway.Fail, Detail: err.Error()}}
+		}
+		report.Checks = append(report.Checks, found...)
+	}
+	report.judge()
+	return report, nil
+}
+
+// runningVersion asks the gateway that runs here; "" when none answers.
+func runningVersion(ctx context.Context, runDir string) string {
+	body, err := control(ctx, runDir, http.MethodGet, "/api/v1/status", nil)
+	var answer struct{ Version string }
+	if err != nil || json.Unmarshal(body, &answer) != nil {
+		return ""
+	}
+	return answer.Version
+}
+
+func versionFinding(running string) gateway.Finding {
+	f := gateway.Finding{Area: "version", About: "hafen " + version, Verdict: gateway.Pass, Detail: fmt.Sprintf("%s, %s/%s; ", runtime.Version(), runtime.GOOS, runtime.GOARCH)}
+	switch running {
+	case "":
+		f.Detail += "no gateway runs here, or this user may not ask it"
+	case version:
+		f.Detail += "it runs"
+	default:
+		f.Verdict, f.Detail, f.Todo = gateway.Warn, f.Detail+"the gateway that runs here is "+running, "restart it to take in this version"
+	}
+	return f
+}
+
+// judge takes the worst of the checks.
+func (r *doctorReport) judge() {
+	r.Verdict = gateway.Pass
+	for _, v := range []gateway.Verdict{gateway.Warn, gateway.Fail} {
+		if r.count(v) > 0 {
+			r.Verdict = v
+		}
+	}
+}
+
+func (r *doctorReport) count(v gateway.Verdict) int {
+	n := 0
+	for _, f := range r.Checks {
+		if f.Verdict == v {
+			n++
+		}
+	}
+	return n
+}
+
+// write prints the verdict first, then what must be done, then all the rest.
+func (r *doctorReport) write(out io.Writer) {
+	switch r.Verdict {
+	case gateway.Fail:
+		fmt.Fprintf(out, "✕ %d of %d checks failed, %d warn.\n\n", r.count(gateway.Fail), len(r.Checks), r.count(gateway.Warn))
+	case gateway.Warn:
+		fmt.Fprintf(out, "! It works, with %d warnings.\n\n", r.count(gateway.Warn))
+	default:
+		fmt.Fprintf(out, "✓ All is well.\n\n")
+	}
+	order := []gateway.Verdict{gateway.Fail, gateway.Warn, gateway.Pass, gateway.Skip}
+	checks := slices.Clone(r.Checks)
+	slices.SortStableFunc(checks, func(a, b gateway.Finding) int { return slices.Index(order, a.Verdict) - slices.Index(order, b.Verdict) })
+	area, about := 0, 0
+	for _, f := range checks {
+		area, about = max(area, len(f.Area)), max(about, min(len(f.About), widestAbout))
+	}
+	for _, f := range checks {
+		fmt.Fprintf(out, "%s  %-*s  %-*s  %s\n", f.Verdict, area, f.Area, about, f.About, f.Detail)
+		if f.Todo != "" {
+			fmt.Fprintf(out, "      %-*s  → %s\n", area, "", f.Todo)
+		}
+	}
+}
+
+// widestAbout keeps one long name from pushing all details off the screen.
+const widestAbout = 44
