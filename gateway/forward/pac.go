@@ -24,6 +24,9 @@ var (
 		"or put the lines of `hafen pac --snippet` into that one")
 	// ErrNoParent says that the rest of the web is up to a file that was never had.
 	ErrNoParent = errors.New("the company's own PAC file (`pac.parent`) could not be fetched yet, and without it nobody knows where the rest of the web goes")
+	// ErrNoGateway says that a PAC file has nothing to offer.
+	ErrNoGateway = errors.New("there is no gateway that browsers can be sent to: they don't trust a self-signed certificate at a proxy (`tls.source`), " +
+		"and without TLS nothing listens (`listen.proxy`), or this client is not to have it (`pac.rollout`, `pac.skip`)")
 )
 
 // PACInput is what a PAC file depends on. The same input gives the same bytes.
@@ -63,8 +66,13 @@ func RenderPAC(in PACInput) ([]byte, error) {
 }
 
 // RenderSnippet makes the lines with which the company's own PAC file sends the services' hosts here. Without addresses
-// to tell clients apart by, the gateways are in the order of the configuration.
-func RenderSnippet(in PACInput) []byte { return []byte(pacSnippet + in.route()) }
+// to tell clients apart by, the gateways are in the order of the configuration. The error is ErrNoGateway.
+func RenderSnippet(in PACInput) ([]byte, error) {
+	if in.answer() == "" {
+		return nil, ErrNoGateway
+	}
+	return []byte(pacSnippet + in.route()), nil
+}
 
 // pacMark is in every file of ours, so that one is never taken for a company's own.
 const pacMark = "Proxy auto-configuration by Hafen"

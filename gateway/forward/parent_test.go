@@ -48,7 +48,7 @@ function FindProxyForURL(url, host) { return hosts[host] || "PROXY big:1"; }`
 		{"helpers of the engine", "function FindProxyForURL(u, h) { return dnsDomainIs(h, '.corp.example') ? 'DIRECT' : 'PROXY p:1' }", "http://x.corp.example/", "DIRECT"},
 		{"big", big, "http://last.example/", "PROXY last:1"},
 		{"newer JavaScript", "const p = `PROXY p:${1}`; function FindProxyForURL(u, h) { let q = p; return [q].map(x => x)[0] }", "http://x.example/", "PROXY p:1"},
-		{"our snippet in it", string(RenderSnippet(PACInput{Config: testConfig()})) + "function FindProxyForURL(u, h) { var v = hafenRoute(u, h); if (v) return v; return 'PROXY p:1' }", "http://x.example/", "PROXY p:1"},
+		{"our snippet in it", snippet(t) + "function FindProxyForURL(u, h) { var v = hafenRoute(u, h); if (v) return v; return 'PROXY p:1' }", "http://x.example/", "PROXY p:1"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			parent, err := newParent([]byte(row.text), "")
@@ -74,6 +74,15 @@ function FindProxyForURL(url, host) { return hosts[host] || "PROXY big:1"; }`
 			}
 		})
 	}
+}
+
+func snippet(t *testing.T) string {
+	t.Helper()
+	text, err := RenderSnippet(PACInput{Config: testConfig()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestParentEncodings: a byte order mark stays the first thing, and bytes stay what they are.
