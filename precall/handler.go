@@ -67,8 +67,11 @@ func readReport(w http.ResponseWriter, r *http.Request) (Measurements, int, erro
 	}
 	deadline := http.NewResponseController(w)
 	_ = deadline.SetReadDeadline(time.Now().Add(15 * time.Second))
-	defer func() { _ = deadline.SetReadDeadline(time.Time{}) }() // only the body is in a hurry
 	m, err := ReadMeasurements(http.MaxBytesReader(w, r.Body, MaxReport))
+	if err == nil {
+		// Only the body is in a hurry. After an error the deadline stays: net/http reads the rest of a body before it answers.
+		_ = deadline.SetReadDeadline(time.Time{})
+	}
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):

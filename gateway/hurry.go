@@ -1,0 +1,22 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+)
+
+// bodyTimeout is how long a request to the gateway's own pages may take to arrive whole: forms and reports are of some KiB. The
+// passage to call servers lifts it and has a rate of its own, since uploads go that way.
+const bodyTimeout = 15 * time.Second
+
+// hurried gives each request's body a deadline. Without one a sender of single bytes would hold its connection for ever, also when
+// the answer is long decided: net/http reads the rest of a body before it answers. The server sets its own deadlines for the head of
+// the next request, and hijacking lifts this one.
+func hurried(within time.Duration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within)) // fails on a closed connection only
+		}
+		next.ServeHTTP(w, r)
+	})
+}
