@@ -166,6 +166,7 @@ func TestLimits(t *testing.T) {
 			t.Fatalf("pending %d of one client: served %v", i, got)
 		}
 	}
+	eventually(t, "the refused one to be gone", func() bool { return tm.Counts().Open == 2 })
 	if tm.counted(t, "hafen_mux_refused_total", "client_pending") != 1 {
 		t.Error("not counted")
 	}
