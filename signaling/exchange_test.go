@@ -184,6 +184,7 @@ func TestLongPollIsHeld(t *testing.T) {
 			}
 			r.ended(statusOK)
 			eventually(t, "the poll is counted out", func() bool { return r.metric("hafen_signaling_longpolls") == 0 && r.p.Live() == 0 })
+			eventually(t, "the line is written", func() bool { return r.log.count("long-poll ended") > 0 })
 			if n := r.log.count("long-poll ended"); n != 1 || !strings.Contains(r.log.String(), "status=ok host=example.com service=calls") || !strings.Contains(r.log.String(), "client=127.0.0.0/24") {
 				t.Errorf("%d lines:\n%s", n, r.log)
 			}

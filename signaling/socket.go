@@ -37,7 +37,7 @@ type socket struct {
 const afterHalfClose = time.Minute
 
 // smallBuffer is what an idle direction holds: signaling messages are short. A busy one borrows a larger buffer.
-const smallBuffer = 1 << 10
+const smallBuffer = 512
 
 // run hands the socket to its goroutines and returns.
 func (s *socket) run() {

@@ -53,7 +53,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	flags.IntVar(&o.busy, "busy", 200, "WebSockets and tunnels that carry messages")
 	flags.IntVar(&o.rate, "rate", 20, "messages a second on each")
 	flags.DurationVar(&o.duration, "duration", 3*time.Second, "of each measurement under load")
-	flags.IntVar(&o.streams, "streams", 4, "tunnels that carry as much as they can")
+	flags.IntVar(&o.streams, "streams", 20, "tunnels that carry as much as they can")
 	flags.IntVar(&o.window, "window", 256<<10, "bytes under way on each of these")
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flags.StringVar(&o.only, "only", "", "one part alone: websocket, poll, connect, bulk")
