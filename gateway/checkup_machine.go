@@ -216,15 +216,25 @@ func (c *checkup) certificate(info certs.Info) Finding {
 }
 
 // pac renders the PAC file as the gateway would serve it.
-func (c *checkup) pac(context.Context) []Finding {
+func (c *checkup) pac(ctx context.Context) []Finding {
 	f := Finding{Area: "pac", About: "PAC file", Verdict: Pass, Detail: "sends the services' hosts here"}
-	text, err := forward.RenderPAC(forward.PACInput{Config: c.Config, OmitHTTPS: c.Config.TLS.Source == "self-signed"})
+	parent, err := forward.ReadParent(c.Config)
+	if parent == nil && c.Config.PAC.Parent != "" {
+		parent, err = forward.FetchParent(ctx, c.Config, (&net.Dialer{}).DialContext)
+	}
+	if err != nil {
+		f.Verdict, f.Detail, f.Todo = Fail, "the company's own PAC file: "+err.Error(), "correct pac.parent or pac.parent_file; without it nobody knows where the rest of the web goes"
+		return []Finding{f}
+	}
+	in := forward.PACInput{Config: c.Config, OmitHTTPS: c.Config.TLS.Source == "self-signed", Parent: parent}
+	_, err = forward.RenderPAC(in)
+	_, offers := forward.RenderSnippet(in)
 	switch {
 	case errors.Is(err, forward.ErrPACOff):
 		f.Verdict, f.Detail, f.Todo = Skip, "off", "write pac.otherwise: DIRECT (or a proxy) to have one"
 	case err != nil:
 		f.Verdict, f.Detail = Fail, err.Error()
-	case strings.Contains(string(text), `var hafenGateways = "";`):
+	case errors.Is(offers, forward.ErrNoGateway):
 		f.Verdict, f.Detail = Warn, "it offers no gateway: browsers would refuse a self-signed certificate at an HTTPS proxy"
 		f.Todo = `write listen.proxy: [":3128"], or use a certificate that browsers trust`
 	}

@@ -104,7 +104,7 @@ func TestCheckupNamesFaults(t *testing.T) {
 	}{
 		"clock is wrong": {
 			func(_ *testing.T, p *patient) { p.opts.Now = func() time.Time { return time.Now().Add(time.Hour) } },
-			"clock", "clock", Fail, "1h0m0s ahead", "time server",
+			"clock", "clock", Fail, "1h0m", "time server",
 		},
 		"name does not resolve": {
 			func(t *testing.T, p *patient) {
@@ -206,6 +206,10 @@ func TestCheckupNamesFaults(t *testing.T) {
 				p.cfg.Hosts = []configs.Host{{Host: callHost, IP: netip.MustParseAddr("127.0.0.2")}}
 			},
 			"proxy", "company proxy", Fail, "offers Negotiate, the gateway knows Basic only", "Basic",
+		},
+		"company's PAC file is gone": {
+			func(_ *testing.T, p *patient) { p.cfg.PAC.Otherwise, p.cfg.PAC.ParentFile = "", "/nowhere/company.pac" },
+			"pac", "PAC file", Fail, "/nowhere/company.pac", "pac.parent_file",
 		},
 		"PAC file offers nothing": {
 			func(_ *testing.T, p *patient) { p.cfg.TLS = configs.TLS{Source: "self-signed"} },

@@ -61,16 +61,16 @@ func status(ctx context.Context, w world, args []string) error {
 	file := fs.String("config", "", "configuration `file` of the running gateway")
 	dir := fs.String("run-dir", "", "its run `directory`")
 	asJSON := fs.Bool("json", false, "for machines")
-	nagios := fs.Bool("nagios", false, "one line for Nagios")
+	asNagios := fs.Bool("nagios", false, "one line for Nagios")
 	if err := parse(fs, args, 0); err != nil {
 		return err
-	}
-	if *nagios {
-		return fmt.Errorf("hafen status --nagios is not available yet: %w", errUsage)
 	}
 	where, err := runDir(w, *dir, *file)
 	if err != nil {
 		return err
+	}
+	if *asNagios {
+		return nagios(ctx, w, where)
 	}
 	path := "/status.txt"
 	if *asJSON {

@@ -46,11 +46,13 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen check   [--config FILE]           every problem of a configuration, a line each
   hafen config  default|schema|show       the commented default; the JSON Schema; the effective one, secrets masked
   hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
-  hafen status  [--json]                  the running gateway
+  hafen status  [--json|--nagios]         the running gateway
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen pac     [--url URL] [--client IP] the PAC file, or what it answers for a URL
   hafen firewall [--csv|--ticket|--json] [--diff OLD.json]   the rule sheet for the firewall team
   hafen ca                                the root of the self-signed authority, for browsers to trust
+  hafen csr     [--out DIR]               a key (0600) and a certificate request with all own names, for the company's CA
+  hafen support-bundle [--out FILE]       what a supporter needs, nothing secret
   hafen passwd                            reads a password on standard input, prints its hash for admin.users
   hafen version
 
@@ -63,9 +65,9 @@ type command func(ctx context.Context, w world, args []string) error
 func commands() map[string]command {
 	all := map[string]command{
 		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "drain": drain,
-		"pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
+		"csr": csr, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
 	}
-	for _, name := range []string{"reload", "drill", "explain", "csr", "audit", "support-bundle"} {
+	for _, name := range []string{"reload", "drill", "explain", "audit"} {
 		all[name] = func(context.Context, world, []string) error {
 			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
 		}
@@ -87,9 +89,12 @@ func run(ctx context.Context, w world) int {
 		fmt.Fprintf(w.stderr, "hafen: there is no command %q; see hafen help\n", w.args[0])
 		return exitUsage
 	}
+	var code exitCode
 	switch err := cmd(ctx, w, w.args[1:]); {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &code):
+		return int(code)
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case errors.Is(err, errSilent):
