@@ -29,6 +29,7 @@ const (
 	parentTimeout = 20 * time.Second
 	parentMost    = 5 * time.Minute // between two looks
 	parentLeast   = 30 * time.Second
+	parentAgain   = 2 * time.Second // after a failure, doubled up to parentLeast
 )
 
 // Parent is the company's own PAC file.
@@ -191,6 +192,7 @@ type parentKeeper struct {
 	parent *Parent
 	good   time.Time // when it was last found good; zero: never in this run
 	said   string    // the last trouble that was logged
+	fails  int       // in a row
 }
 
 func newParentKeeper(dial func(ctx context.Context, network, addr string) (net.Conn, error), log *slog.Logger, r prometheus.Registerer) *parentKeeper {
@@ -301,8 +303,10 @@ func (k *parentKeeper) settle(c *configs.Config, parent *Parent, err error) (wai
 			k.said = err.Error()
 			k.log.Warn("the company's PAC file can't be had; the last good one stays", "err", err, "have_one", k.parent != nil)
 		}
-		return parentLeast
+		k.fails++
+		return min(parentAgain<<min(k.fails-1, 10), parentLeast)
 	}
+	k.fails = 0
 	if k.said != "" {
 		k.said = ""
 		k.log.Info("the company's PAC file is there again")

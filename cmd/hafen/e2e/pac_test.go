@@ -1,12 +1,19 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/fetch"
+	"github.com/chromedp/chromedp"
 )
 
 // wayIn is how an office's browsers reach the gateway's CONNECT: what the PAC file says, and the one port that is open.
@@ -79,7 +86,7 @@ func (l *laboratory) bridgedOverUDP(t *testing.T, way wayIn, count func(kind str
 func (l *laboratory) pacWith(t testing.TB, entry string) string {
 	t.Helper()
 	pac, status := get(l.dmz, "https://"+gatewayAddr+"/proxy.pac", "")
-	all := regexp.MustCompile(`hafenGateways = "([^"]*)"`).FindStringSubmatch(pac)
+	all := regexp.MustCompile(`var gateways = "([^"]*)"`).FindStringSubmatch(pac)
 	if status != 200 || all == nil || !strings.Contains(all[1], entry) {
 		t.Fatalf("the PAC file has no %s: %d %s", entry, status, pac)
 	}
@@ -104,4 +111,109 @@ func (l *laboratory) countRelayPackets(t testing.TB) func(kind string) float64 {
 		}
 		return n
 	}
+}
+
+// TestCallWithPassword: CONNECT asks for a password, and the rest of the web goes as the company's own PAC file says. The
+// page is loaded with the password; the WebSocket and TURN use what the browser then has.
+func TestCallWithPassword(t *testing.T) { scenario(t, callWithPassword) }
+
+func callWithPassword(t *testing.T) {
+	const password = "a sentence of the ward's own"
+	passwd := exec.Command(hafenBinary, "passwd")
+	passwd.Stdin = strings.NewReader(password + "\n")
+	hash, err := passwd.Output()
+	must(t, err)
+	l := newLaboratory(t, func(cfg string) string {
+		return strings.Replace(cfg, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {parent: %q}\nforward: {auth: basic, users: [{name: ward, password_hash: '%s'}]}",
+			"http://"+cloudAddr+":8081/corp.pac", strings.TrimSpace(string(hash))), 1)
+	})
+	l.startCompanyPAC(t)
+	var pac string
+	waitFor(t, "the company's PAC file behind ours", 45*time.Second, func() bool {
+		text, status := get(l.dmz, "https://"+gatewayAddr+"/proxy.pac", "")
+		pac = text
+		return status == http.StatusOK
+	})
+	if !strings.HasPrefix(pac, companyPAC) {
+		t.Errorf("the company's PAC file is not in ours:\n%s", pac)
+	}
+	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway)
+	var pages []*tab
+	for range 2 {
+		p := newBrowser(t, ward, l.ca, pacFlag(pac)).tab(t)
+		p.logIn("ward", password)
+		waitFor(t, "the page", callTimeout, func() bool { // Chromium gives up once when it sees its network late
+			return p.navigate("https://"+plainName+"/r/p?join=1&relay=1&video=small&transport=tcp") == nil
+		})
+		pages = append(pages, p)
+	}
+	mediaFlows(t, pages...)
+	for _, p := range pages {
+		if s := p.stats(); s.Signaling != "websocket" || s.Pair.Local.RelayProtocol != "tcp" {
+			t.Errorf("signaling %q, media over %q: want websocket and tcp", s.Signaling, s.Pair.Local.RelayProtocol)
+		}
+	}
+	if n := l.metric(`hafen_forward_connects_total{status="err_auth"}`); n < 2 {
+		t.Errorf("%v CONNECTs without a password: each browser has to be asked once", n)
+	}
+	if strings.Contains(l.gateway.out.String(), password) {
+		t.Error("the password is in the log")
+	}
+}
+
+const companyPAC = "'use strict'; // für alle\nfunction FindProxyForURL(url, host) { return 'PROXY proxy.corp.example:8080' }"
+
+func (l *laboratory) startCompanyPAC(t testing.TB) {
+	t.Helper()
+	ln, err := l.cloud.listen("tcp", cloudAddr+":8081")
+	must(t, err)
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig; charset=utf-8")
+		_, _ = w.Write([]byte(companyPAC))
+	})}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { _ = server.Close() })
+}
+
+// logIn answers a proxy's question for a password in this tab, as a person would.
+func (p *tab) logIn(name, password string) {
+	p.t.Helper()
+	asked := make(chan any, 100)
+	must(p.t, chromedp.Listen(p.ctx, func(ev any) {
+		switch ev.(type) {
+		case *fetch.EventRequestPaused, *fetch.EventAuthRequired:
+			asked <- ev
+		}
+	}))
+	handle := true
+	must(p.t, chromedp.Do(p.ctx, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+		_, err := cdp.Call(ctx, target, fetch.Enable, fetch.EnableParams{HandleAuthRequests: &handle})
+		return err
+	})))
+	go func() {
+		for {
+			select {
+			case ev := <-asked:
+				_ = chromedp.Do(p.ctx, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+					return answer(ctx, target, ev, name, password)
+				}))
+			case <-p.ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+func answer(ctx context.Context, target *chromedp.Target, ev any, name, password string) (err error) {
+	switch ev := ev.(type) {
+	case *fetch.EventRequestPaused:
+		_, err = cdp.Call(ctx, target, fetch.ContinueRequest, fetch.ContinueRequestParams{RequestID: ev.RequestID})
+	case *fetch.EventAuthRequired:
+		_, err = cdp.Call(ctx, target, fetch.ContinueWithAuth, fetch.ContinueWithAuthParams{
+			RequestID: ev.RequestID, AuthChallengeResponse: &fetch.AuthChallengeResponse{
+				Response: fetch.AuthChallengeResponseResponseProvideCredentials, Username: name, Password: password,
+			},
+		})
+	}
+	return err
 }
