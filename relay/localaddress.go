@@ -1,0 +1,182 @@
+package relay
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// localAddress is one relayed address: a socket.
+type localAddress struct {
+	relay      *localRelay
+	allocation *allocation
+	conn       *net.UDPConn
+	socket     *datagrams
+	announced  netip.AddrPort
+	token      []byte // RESERVATION-TOKEN of the port behind it
+}
+
+func (r *localAddress) address() netip.AddrPort { return r.announced }
+
+func (r *localAddress) reservation() []byte { return r.token }
+
+func (r *localAddress) permit(peers []netip.AddrPort, _ uint16, then func(error)) {
+	for _, peer := range peers {
+		if err := r.judge(peer); err != nil {
+			then(err)
+			return
+		}
+	}
+	then(nil)
+}
+
+func (r *localAddress) judge(peer netip.AddrPort) error {
+	if other, known := r.relay.at(peer); other != nil {
+		return nil
+	} else if known {
+		return &turnError{code: codeForbidden, why: fmt.Sprintf("%s is ours, and nobody's relayed address", peer)}
+	}
+	return r.relay.policy.judge(peer)
+}
+
+func (r *localAddress) send(peer netip.AddrPort, _ uint16, data []byte) {
+	other, known := r.relay.at(peer)
+	switch {
+	case other != nil:
+		buf := r.relay.buffers.get()
+		*buf = append((*buf)[:headroom], data...)
+		other.allocation.deliver(r.announced, *buf)
+		r.relay.buffers.put(buf)
+	case known || !mediaPort(peer.Port()):
+		r.allocation.tuple.engine.metrics.refused("policy")
+	default:
+		s := r.relay.sends.Get().(*oneSend)
+		s.to.aim(peer)
+		s.msg[0] = data
+		_, _ = r.socket.send(s.msg[:], &s.to) // a datagram that can't be sent is lost, as datagrams are
+		s.msg[0] = nil
+		r.relay.sends.Put(s)
+	}
+}
+
+// oneSend is what sending one datagram needs, pooled.
+type oneSend struct {
+	msg [1][]byte
+	to  destination
+}
+
+// aim makes peer the destination of an unconnected socket.
+func (d *destination) aim(peer netip.AddrPort) {
+	d.controlLen = 0
+	port := networkOrder(peer.Port())
+	if peer.Addr().Is4() {
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(&d.name))
+		*sa = unix.RawSockaddrInet4{Family: unix.AF_INET, Port: port, Addr: peer.Addr().As4()}
+		d.nameLen = unix.SizeofSockaddrInet4
+		return
+	}
+	d.name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Port: port, Addr: peer.Addr().As16()}
+	d.nameLen = unix.SizeofSockaddrInet6
+}
+
+// source reads the sender that recvmmsg has written.
+func source(name *unix.RawSockaddrInet6) (netip.AddrPort, bool) {
+	switch name.Family {
+	case unix.AF_INET:
+		sa := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), networkOrder(sa.Port)), true
+	case unix.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16(name.Addr), networkOrder(name.Port)), true
+	}
+	return netip.AddrPort{}, false
+}
+
+// receive hands what peers send to the allocation until the socket is closed. Buffers are held only while there is something in them.
+func (r *localAddress) receive() {
+	var b *relayBatch
+	var n int
+	var err error
+	read := func(fd uintptr) bool {
+		b = relayBatches.Get().(*relayBatch)
+		if n, err = b.receive(fd); err == unix.EAGAIN {
+			relayBatches.Put(b)
+			return false
+		}
+		return true
+	}
+	for {
+		if closed := r.socket.raw.Read(read); closed != nil {
+			return
+		}
+		// Any other error is one of a datagram sent before, reported late; the socket goes on.
+		if err == nil {
+			r.take(b, n)
+		}
+		relayBatches.Put(b)
+	}
+}
+
+func (r *localAddress) take(b *relayBatch, n int) {
+	for i := range n {
+		peer, ok := source(&b.name[i])
+		size := int(b.hdr[i].n)
+		if !ok || size > maxPeerPacket {
+			r.allocation.tuple.engine.metrics.refused("too_long")
+			continue
+		}
+		r.allocation.deliver(peer, b.buf[i][:headroom+size])
+	}
+}
+
+func (r *localAddress) close() {
+	r.relay.mu.Lock()
+	delete(r.relay.live, r.announced)
+	r.relay.mu.Unlock()
+	_ = r.conn.Close()
+}
+
+// maxPeerPacket is the longest packet of a peer's that a client can be given in one message.
+const maxPeerPacket = maxFrame - headroom - tailroom
+
+// relayBatch is a packetBatch of a relayed address: each datagram with its source, and with headroom in front.
+type relayBatch struct {
+	hdr  [relayBatchSize]mmsghdr
+	iov  [relayBatchSize]unix.Iovec
+	name [relayBatchSize]unix.RawSockaddrInet6
+	buf  [relayBatchSize][maxFrame]byte
+}
+
+// relayBatchSize is smaller than batchSize: what arrives here is one peer's, or a few.
+const relayBatchSize = 16
+
+var relayBatches = sync.Pool{New: func() any {
+	b := new(relayBatch)
+	for i := range b.hdr {
+		room := b.buf[i][headroom : maxFrame-tailroom]
+		b.iov[i].Base = &room[0]
+		b.iov[i].SetLen(len(room))
+		h := &b.hdr[i].hdr
+		h.Iov = &b.iov[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&b.name[i]))
+	}
+	return b
+}}
+
+func (b *relayBatch) receive(fd uintptr) (int, error) {
+	for i := range b.hdr {
+		b.hdr[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		b.hdr[i].hdr.Flags = 0
+	}
+	n, err := recvmmsg(fd, b.hdr[:])
+	for i := range n {
+		if b.hdr[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+			b.hdr[i].n = maxFrame // cut off: take will drop it
+		}
+	}
+	return n, err
+}

@@ -1,0 +1,89 @@
+package relay
+
+import (
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"hafen/configs"
+)
+
+// newEngine makes the engine of a server in its mode.
+func newEngine(s *Server) (*engine, error) {
+	secret, err := engineSecret(s.config)
+	if err != nil {
+		return nil, err
+	}
+	clients := authority{secret: secret}
+	test := newTestRelay(clients, s.now, s.config.Addresses.Public, machineAddresses)
+	o := engineOptions{
+		realm: s.config.Name, test: test, backends: []swept{test}, draining: s.isDraining, now: s.now,
+		maxPerClient: s.config.Limits.AllocationsPerClient, maxTotal: s.config.Limits.Allocations,
+	}
+	if o.realm == "" {
+		o.realm = "hafen"
+	}
+	if o.bitsEach, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.PerAllocation); err != nil {
+		return nil, fmt.Errorf("relay.max_bandwidth.per_allocation: %w", err)
+	}
+	if o.bitsTotal, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.Total); err != nil {
+		return nil, fmt.Errorf("relay.max_bandwidth.total: %w", err)
+	}
+	main, err := mainBackend(s)
+	if err != nil {
+		return nil, err
+	}
+	if main != nil {
+		o.backends, o.clients = append(o.backends, main), &clients
+	}
+	o.find = finder(test, clients, main, s.config.Limits.AllocationsPerUser)
+	e := startEngine(o)
+	if err := e.metrics.register(s.registry); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// mainBackend is what makes relayed addresses in the server's mode; nil in mode bridge, where regions do.
+func mainBackend(s *Server) (modeBackend, error) {
+	switch s.config.Relay.Mode {
+	case modeLocal:
+		return newLocalRelay(s.config, newPeerPolicy(s.config, s.dialer), s.now, machineAddresses)
+	case modeTerminate:
+		return newCloudRelay(s)
+	}
+	return nil, nil
+}
+
+type modeBackend interface {
+	backend
+	swept
+}
+
+// finder tells the test relay's users from the gateway's own, which mode bridge has none of.
+func finder(test *testRelay, clients authority, main backend, quota int) func(string, time.Time) (account, error) {
+	return func(username string, now time.Time) (account, error) {
+		if main == nil || test.minted(username) {
+			return test.account(username, now)
+		}
+		return clients.account(username, now, main, quota)
+	}
+}
+
+// engineSecret is what credentials are minted with. In mode bridge those are the test relay's alone, which need not outlive the
+// process.
+func engineSecret(c *configs.Config) ([]byte, error) {
+	if c.Relay.Mode == modeTerminate || c.Relay.Mode == modeLocal {
+		return loadSecret(c.Relay.SecretFile, c.DataDir)
+	}
+	secret := make([]byte, secretBytes)
+	rand.Read(secret)
+	return secret, nil
+}
+
+// Values of relay.mode besides bridge.
+const (
+	modeTerminate = "terminate"
+	modeLocal     = "local"
+)
