@@ -11,6 +11,14 @@ func (g *Gateway) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /api/v1/status", g.status.JSON())
 	mux.Handle("GET /status.txt", g.status.Text())
+	mux.HandleFunc("GET /explain.txt", func(w http.ResponseWriter, r *http.Request) {
+		rec, err := g.precall.Find(r.Context(), r.URL.Query().Get("code"))
+		if err != nil {
+			http.Error(w, "no test has that code: they are kept for "+g.cfg.Precall.History.String()+" and end with a restart", http.StatusNotFound)
+			return
+		}
+		g.precall.WriteText(w, rec, r.URL.Query().Get("lang"))
+	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
 		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
 		if err != nil || wait < 0 {

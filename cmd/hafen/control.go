@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -107,4 +108,35 @@ func drain(ctx context.Context, w world, args []string) error {
 	}
 	fmt.Fprintf(w.stdout, "draining: %d live sessions, %v at most\n", answer.Sessions, *wait)
 	return nil
+}
+
+// explain prints both sides of one precall run.
+func explain(ctx context.Context, w world, args []string) error {
+	fs := flags(w, "explain")
+	file := fs.String("config", "", "configuration `file` of the running gateway")
+	dir := fs.String("run-dir", "", "its run `directory`")
+	lang := fs.String("lang", "en", "`language` of the advice")
+	code := ""
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		code, args = args[0], args[1:]
+	}
+	if err := parse(fs, args, 1); err != nil {
+		return err
+	}
+	if code == "" {
+		code = fs.Arg(0)
+	}
+	if code == "" {
+		return fmt.Errorf("explain: which test? write the code that the page showed, such as K7QF-2M: %w", errUsage)
+	}
+	where, err := runDir(w, *dir, *file)
+	if err != nil {
+		return err
+	}
+	body, err := control(ctx, where, http.MethodGet, "/explain.txt", url.Values{"code": {code}, "lang": {*lang}})
+	if err != nil {
+		return err
+	}
+	_, err = w.stdout.Write(body)
+	return err
 }

@@ -48,6 +48,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
   hafen status  [--json|--nagios]         the running gateway
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
+  hafen explain CODE                      both sides of one precall test: what the page measured, what the gateway saw
   hafen pac     [--url URL] [--client IP] the PAC file, or what it answers for a URL
   hafen firewall [--csv|--ticket|--json] [--diff OLD.json]   the rule sheet for the firewall team
   hafen ca                                the root of the self-signed authority, for browsers to trust
@@ -65,9 +66,9 @@ type command func(ctx context.Context, w world, args []string) error
 func commands() map[string]command {
 	all := map[string]command{
 		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "drain": drain,
-		"csr": csr, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
+		"csr": csr, "explain": explain, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
 	}
-	for _, name := range []string{"reload", "drill", "explain", "audit"} {
+	for _, name := range []string{"reload", "drill", "audit"} {
 		all[name] = func(context.Context, world, []string) error {
 			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
 		}

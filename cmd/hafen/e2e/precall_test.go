@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,14 @@ func precallWays(t *testing.T) {
 			t.Error("relay:udp passes where UDP is closed")
 		}
 		t.Logf("verdict %s, causes %v", r.Verdict, r.causes())
+		// Spoken on the telephone: case, spaces and O for 0 are forgiven.
+		spoken := strings.ToLower(strings.NewReplacer("-", " ", "0", "O").Replace(r.Code))
+		both := l.dmz.run(t, hafenBinary, "explain", spoken, "--config", filepath.Join(l.dir, "hafen.yaml"))
+		for _, want := range []string{r.Code, "relay:tls", "what the gateway saw", "calls/frankfurt"} {
+			if !strings.Contains(both, want) {
+				t.Errorf("hafen explain %s does not say %q:\n%s", spoken, want, both)
+			}
+		}
 	})
 	t.Run("TURN reset in TLS", func(t *testing.T) {
 		company := l.net.host("company")
