@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"maps"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -32,6 +33,7 @@ const (
 	triesMost      = 10   // wrong passwords of one client that are hashed in triesFor
 	triesFor       = time.Minute
 	triesClients   = 4096
+	sweepEvery     = 10 * time.Second
 )
 
 // authenticator knows who may use the proxy, when forward.auth is basic. It keeps no password: what it remembers is
@@ -48,6 +50,7 @@ type authenticator struct {
 	right map[[32]byte]time.Time // until
 	wrong map[[32]byte]time.Time
 	tries map[netip.Addr]tries // wrong passwords by client
+	swept time.Time
 }
 
 // tries counts within a window of triesFor.
@@ -199,13 +202,10 @@ func (a *authenticator) remember(id [32]byte, right bool, client netip.Addr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	forget(a.right, now)
+	a.sweep(now)
 	if right {
 		a.right[id] = now.Add(rightFor)
 		return
-	}
-	if len(a.wrong) >= wrongMost {
-		forget(a.wrong, now)
 	}
 	if len(a.wrong) < wrongMost {
 		a.wrong[id] = now.Add(wrongFor)
@@ -213,28 +213,23 @@ func (a *authenticator) remember(id [32]byte, right bool, client netip.Addr) {
 	a.countTry(clientKey(client), now)
 }
 
-func forget(m map[[32]byte]time.Time, now time.Time) {
-	for id, until := range m {
-		if !now.Before(until) {
-			delete(m, id)
-		}
+// sweep forgets what is over, every now and then.
+func (a *authenticator) sweep(now time.Time) {
+	if now.Sub(a.swept) < sweepEvery {
+		return
 	}
+	a.swept = now
+	over := func(_ [32]byte, until time.Time) bool { return !now.Before(until) }
+	maps.DeleteFunc(a.right, over)
+	maps.DeleteFunc(a.wrong, over)
+	maps.DeleteFunc(a.tries, func(_ netip.Addr, t tries) bool { return !now.Before(t.until) })
 }
 
 func (a *authenticator) countTry(key netip.Addr, now time.Time) {
-	t, ok := a.tries[key]
-	if ok && now.Before(t.until) {
+	switch t, ok := a.tries[key]; {
+	case ok && now.Before(t.until):
 		a.tries[key] = tries{t.n + 1, t.until}
-		return
-	}
-	if len(a.tries) >= triesClients {
-		for k, t := range a.tries {
-			if !now.Before(t.until) {
-				delete(a.tries, k)
-			}
-		}
-	}
-	if ok || len(a.tries) < triesClients {
+	case ok || len(a.tries) < triesClients:
 		a.tries[key] = tries{1, now.Add(triesFor)}
 	}
 }
