@@ -20,7 +20,7 @@ type Config struct {
 	// Addresses tells what the outside sees when the gateway stands behind NAT.
 	Addresses Addresses `mapstructure:"addresses"`
 	// Clients are the networks that may use the gateway. The default is the private ranges and loopback.
-	// It guards everything but ACME challenges, /livez and /readyz. 0.0.0.0/0 and ::/0 need ClientsAny.
+	// It guards everything but ACME challenges, /livez and /readyz. 0.0.0.0/0 and ::/0, or nearly as wide, need ClientsAny.
 	Clients []netip.Prefix `mapstructure:"clients"`
 	// ClientsAny says that a client network of 0.0.0.0/0 or ::/0 is meant.
 	ClientsAny bool      `mapstructure:"clients_any"`

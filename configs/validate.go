@@ -162,13 +162,23 @@ func (k *check) clients() {
 	}
 	k.networks("clients", c.Clients)
 	for i, p := range c.Clients {
-		if p.IsValid() && p.Bits() == 0 && !c.ClientsAny {
+		if p.IsValid() && wide(p) && !c.ClientsAny {
 			k.bad(at("clients", i), "lets the whole internet use the gateway", "write the networks of its users; if the whole internet is meant, add clients_any: true")
 		}
 	}
-	if everything := slices.ContainsFunc(c.Clients, func(p netip.Prefix) bool { return p.IsValid() && p.Bits() == 0 }); c.ClientsAny && !everything {
-		k.bad("clients_any", "is true, but no client network is 0.0.0.0/0 or ::/0", "delete it")
+	if everything := slices.ContainsFunc(c.Clients, func(p netip.Prefix) bool { return p.IsValid() && wide(p) }); c.ClientsAny && !everything {
+		k.bad("clients_any", "is true, but no client network is 0.0.0.0/0, ::/0 or nearly as wide", "delete it")
 	}
+}
+
+// wide tells whether a network is the internet, or so much of it that a few such are: two halves are as much as the whole. No
+// company has an IPv4 network wider than a /8, and of IPv6 only the private range is wider than what a registry hands out.
+func wide(p netip.Prefix) bool {
+	if p.Addr().Is4() {
+		return p.Bits() < 8
+	}
+	private := netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfc}), 7)
+	return p.Bits() < 16 && !(p.Bits() >= private.Bits() && private.Contains(p.Addr()))
 }
 
 // wayOut checks fixed addresses, resolvers and the company proxy.
