@@ -28,9 +28,13 @@ func (c *checkup) ports(ctx context.Context) []Finding {
 		for _, addr := range addrs {
 			f := Finding{Area: "port", About: key + " " + addr, Verdict: Pass, Detail: "can be bound"}
 			err := bind(key, addr)
+			mayNot := err != nil && strings.Contains(err.Error(), "CAP_NET_BIND_SERVICE")
 			switch {
-			case err != nil && c.Running && strings.Contains(err.Error(), "another program listens"):
-				f.Detail = "taken, by the gateway that runs here"
+			case err != nil && c.Running && (mayNot || strings.Contains(err.Error(), "another program listens")):
+				f.Detail = "taken, by the gateway that runs here" // which ends when it can't bind one of its ports
+			case mayNot:
+				f.Verdict, f.Detail = Skip, "this user may not bind ports below 1024"
+				f.Todo = "the unit gives the service that capability; run the doctor as root to know whether the port is free"
 			case err != nil:
 				f.Verdict, f.Detail, f.Todo = Fail, "can't be bound", strings.TrimPrefix(err.Error(), fmt.Sprintf("%s: can't listen at %s: ", key, addr))
 			}
