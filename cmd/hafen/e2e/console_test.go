@@ -157,8 +157,9 @@ func consoleAllDay(t *testing.T) {
 		return cfg + "signaling: {keepalive: 5s, routes: [{host: " + callName + "}, {host: " + callName + ", path: /desk, upstream: \"https://" + callName + ":8443\"}]}\n"
 	})
 	d := startDesk(t, l)
-	ward := l.office("ward", nil, onlyGateway)
+	ward := l.office("ward", nil, onlyGateway, "ip daddr "+gatewayAddr+" tcp dport 9998")
 	forgetful(t, l, ward)
+	control := neglected(t, l, ward)
 	proxied := forgetfulRelay(t, l)
 	shown := map[string]<-chan time.Time{
 		"the WebSocket":                          watchSocket(t, consoleClient(t, l, ward, gatewayAddr+":443")),
@@ -179,6 +180,36 @@ func consoleAllDay(t *testing.T) {
 		}
 	}
 	d.noGap(t)
+	if control(t) {
+		t.Error("the firewall remembers a connection that nobody keeps alive: this test shows nothing")
+	}
+}
+
+// neglected opens a connection past the firewall that nobody keeps alive, and tells later whether bytes from the far end still arrive.
+func neglected(t testing.TB, l *laboratory, office *namespace) (arrives func(testing.TB) bool) {
+	t.Helper()
+	var ln net.Listener
+	var near net.Conn
+	must(t, l.dmz.do(func() (err error) {
+		ln, err = (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", gatewayAddr+":9998")
+		return err
+	}))
+	t.Cleanup(func() { _ = ln.Close() })
+	must(t, office.do(func() (err error) {
+		near, err = (&net.Dialer{FallbackDelay: -1, KeepAlive: -1}).Dial("tcp", ln.Addr().String())
+		return err
+	}))
+	t.Cleanup(func() { _ = near.Close() })
+	far, err := ln.Accept()
+	must(t, err)
+	t.Cleanup(func() { _ = far.Close() })
+	return func(t testing.TB) bool {
+		_, err := far.Write([]byte("arrived"))
+		must(t, err)
+		_ = near.SetReadDeadline(time.Now().Add(2 * arrivalDelay))
+		_, err = near.Read(make([]byte, 1))
+		return err == nil
+	}
 }
 
 // noGap checks that a poll followed the one before it at once, and that none was cut: else the answer of a poll is missing.
