@@ -127,6 +127,7 @@ func TestThroughCONNECT(t *testing.T) {
 	body := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
 	must(t, os.WriteFile(file, body, 0o644))
 	sum := sha256.Sum256(body)
+	ran := 0.0
 	for name, way := range map[string]struct{ proxy, rule string }{
 		"TLS":   {"https://" + gatewayName + ":443", onlyGateway},
 		"plain": {"http://" + gatewayName + ":3128", "ip daddr " + gatewayAddr + " tcp dport 3128"},
@@ -151,6 +152,7 @@ func TestThroughCONNECT(t *testing.T) {
 			{"/resets", []string{"--http1.1"}, "", 56},
 		} {
 			t.Run(name+row.path, func(t *testing.T) {
+				ran++
 				out, err := curl(row.path, row.args...).Output()
 				var exit *exec.ExitError
 				code := 0
@@ -162,11 +164,11 @@ func TestThroughCONNECT(t *testing.T) {
 				}
 			})
 		}
-		t.Run(name+"/events", func(t *testing.T) { s.events(t, curl("/events")) })
-		t.Run(name+"/ws", func(t *testing.T) { l.echoWebSocket(t, ward, way.proxy) })
+		t.Run(name+"/events", func(t *testing.T) { ran++; s.events(t, curl("/events")) })
+		t.Run(name+"/ws", func(t *testing.T) { ran++; l.echoWebSocket(t, ward, way.proxy) })
 	}
-	if n := l.metric(`hafen_forward_connects_total{status="ok"}`); n < 18 {
-		t.Errorf("the gateway counts %v CONNECTs that went well, want 18 at least", n)
+	if n := l.metric(`hafen_forward_connects_total{status="ok"}`); n < ran {
+		t.Errorf("the gateway counts %v CONNECTs that went well, want %v at least", n, ran)
 	}
 	waitForMetric(t, l, "hafen_forward_tunnels", 0)
 }
