@@ -13,10 +13,6 @@ import (
 func notYet() []notYetKey {
 	return []notYetKey{
 		{key: "tls.acme.dns.*"},
-		{key: "services[].turn_credentials.url"},
-		{key: "relay.mode", values: []string{"terminate", "local"}},
-		{key: "relay.secret_file"},
-		{key: "relay.local.*"},
 		{key: "relay.max_bandwidth.*"},
 		{key: "precall.networks"},
 		{key: "precall.mode", values: []string{"lenient", "strict"}},

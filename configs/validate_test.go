@@ -221,11 +221,6 @@ func TestValidate(t *testing.T) {
 // What is not built yet is refused, and with one line only.
 func TestNotYet(t *testing.T) {
 	for _, tt := range []struct{ text, key, write string }{
-		{"relay: {mode: terminate}", "relay.mode", "write bridge"},
-		{"relay: {mode: local}", "relay.mode", "write bridge"},
-		{"relay: {secret_file: /nowhere}", "relay.secret_file", "delete it"},
-		{"relay: {local: {ports: 5-4}}", "relay.local.ports", "write 49152-65535"},
-		{"relay: {local: {address: 192.0.2.1}}", "relay.local.address", "delete it"},
 		{"relay: {max_bandwidth: {total: 4mbit}}", "relay.max_bandwidth.total", "delete it"},
 		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
 		{"precall: {mode: strict}", "precall.mode", "write advisory"},
@@ -252,9 +247,6 @@ func TestNotYet(t *testing.T) {
 			}
 		})
 	}
-	c := valid(t)
-	c.Services[0].TURNCredentials.URL = "https://x.example/ice"
-	wantProblems(t, c.Validate(), map[string]string{"services[0].turn_credentials.url": "not available yet"})
 }
 
 // Every row of the table must be a key, or it would refuse nothing.
