@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,9 +67,20 @@ func (g *Gateway) makeRelay() (err error) {
 }
 
 func (g *Gateway) makeSignaling() (err error) {
-	g.signaling, err = signaling.New(signaling.Options{Config: g.cfg, Dial: g.dialService, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now})
+	g.signaling, err = signaling.New(signaling.Options{
+		Config: g.cfg, Dial: g.dialService, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
+	})
 	return err
 }
+
+// mintTURN makes the credentials that a routed page's ICE servers carry where clients authenticate here. Each list has a user of its
+// own, so that the bound of one user is the bound of one page.
+func (g *Gateway) mintTURN(string, netip.Addr) (username, credential string, err error) {
+	return g.relay.Credentials(strings.ToLower(rand.Text()[:callUserLength]), g.opts.Now())
+}
+
+// callUserLength makes two users that share a name, and with it a bound, unlikely.
+const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
