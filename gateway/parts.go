@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
