@@ -215,15 +215,20 @@ func (c crowd) bulk(d time.Duration, window int) (int64, error) {
 		var sent atomic.Int64
 		stopped := make(chan struct{})
 		wg.Go(func() {
-			defer close(stopped)
 			buf := make([]byte, 16<<10)
-			for time.Now().Before(until) {
+			for more := true; more; {
 				<-credit
+				sent.Add(int64(len(buf)))
+				if more = time.Now().Before(until); !more {
+					close(stopped) // before the last piece: its echo wakes the reader, who then knows the sum
+				}
 				if _, err := conn.Write(buf); err != nil {
 					fail(err)
+					if more {
+						close(stopped)
+					}
 					return
 				}
-				sent.Add(int64(len(buf)))
 			}
 		})
 		wg.Go(func() {
