@@ -12,10 +12,17 @@ const bodyTimeout = 15 * time.Second
 // hurried gives each request's body a deadline. Without one a sender of single bytes would hold its connection for ever, also when
 // the answer is long decided: net/http reads the rest of a body before it answers. The server sets its own deadlines for the head of
 // the next request, and hijacking lifts this one.
+//
+// A chunked request over HTTP/1.1 is the last one of its connection. It may have had a Content-Length too, which net/http drops
+// without telling; whoever stands before us may have believed that one, and then what follows is not what it seems. RFC 9112 section
+// 6.1 has the connection closed. Browsers send no chunked requests there.
 func hurried(within time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within)) // fails on a closed connection only
+		}
+		if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 )
@@ -40,7 +42,7 @@ func TestAbuse_C18_SlowBody(t *testing.T) {
 			}
 		}()
 		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-		if _, err := io.ReadAll(conn); err != nil && err.(net.Error).Timeout() {
+		if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: still open", path)
 		}
 		close(stop)
@@ -55,4 +57,24 @@ func TestAbuse_C18_SlowBody(t *testing.T) {
 		_ = res.Body.Close()
 	}
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+}
+
+// TestAbuse_C01_TwoLengths: behind a request with a length and chunks nothing is read any more.
+func TestAbuse_C01_TwoLengths(t *testing.T) {
+	var paths []string
+	srv := httptest.NewServer(hurried(time.Second, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { paths = append(paths, r.URL.Path) })))
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(conn, "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n")
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection stays open")
+	}
+	_ = conn.Close()
+	srv.Close()
+	if len(paths) != 1 || paths[0] != "/a" {
+		t.Errorf("served: %v", paths)
+	}
 }
