@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab bench-proxy fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ deps:
 
 lab: deps build ## leave the laboratory standing, for a person to try things
 	$(GO) test -count=1 -timeout 0 -run '^TestLab$$' -v ./cmd/hafen/e2e -lab
+
+bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
+	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@.ci/fuzz $(FUZZTIME)

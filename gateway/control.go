@@ -3,13 +3,17 @@ package gateway
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"time"
 )
 
-// control is what the unix socket answers: for `hafen status` and `hafen drain`. Who may open the socket may ask.
+// control is what the unix socket answers: for `hafen status`, `drain` and `explain`, and for profiles. Who may open the socket may ask.
 func (g *Gateway) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /api/v1/status", g.status.JSON())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.Handle("GET /status.txt", g.status.Text())
 	mux.HandleFunc("GET /explain.txt", func(w http.ResponseWriter, r *http.Request) {
 		rec, err := g.precall.Find(r.Context(), r.URL.Query().Get("code"))

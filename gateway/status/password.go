@@ -40,9 +40,21 @@ func HashPassword(password string) (string, error) {
 	}
 	salt := make([]byte, argonSalt)
 	_, _ = rand.Read(salt) // never fails: crypto/rand
-	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonLanes, argonKey)
+	return phc(salt, argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonLanes, argonKey)), nil
+}
+
+// phc writes a hash of our own cost.
+func phc(salt, key []byte) string {
 	b64 := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes, b64(salt), b64(key)), nil
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes, b64(salt), b64(key))
+}
+
+// noPassword is a hash that fits no password and takes as long to find that out. It is made without hashing: 64 MiB at
+// every start would stay with the process.
+func noPassword() string {
+	random := make([]byte, argonSalt+argonKey)
+	_, _ = rand.Read(random) // never fails: crypto/rand
+	return phc(random[:argonSalt], random[argonSalt:])
 }
 
 // parsedHash is a hash taken apart.

@@ -71,10 +71,10 @@ func New(o Options) (*Server, error) {
 		o.Site = func(*http.Request) page.Site { return page.Site{Name: o.Config.Site.Name, Help: o.Config.Site.Help} }
 	}
 	s := &Server{opts: o, log: o.Log, pages: make(map[string]*page.Template)}
-	var errs [3]error
-	s.logins, errs[0] = newLogins(o.Config.Admin.Users, o.Now)
-	s.texts, errs[1] = page.LoadTexts(web, "web/messages.*.json")
-	s.assets, errs[2] = page.NewFileSet(web, "web", assetPath)
+	var errs [2]error
+	s.logins = newLogins(o.Config.Admin.Users, o.Now)
+	s.texts, errs[0] = page.LoadTexts(web, "web/messages.*.json")
+	s.assets, errs[1] = page.NewFileSet(web, "web", assetPath)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
