@@ -1,0 +1,227 @@
+package e2e
+
+import (
+	"crypto/hmac"
+	"crypto/sha1" //nolint:gosec // TURN REST credentials are defined with it
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	// ownSecret is the TURN REST secret of the gateway itself, in the modes in which clients log in here.
+	ownSecret = "laboratory-gateway-secret"
+	// relayAddr is the address of the DMZ that mode local relays from, and relayPorts are its ports.
+	relayAddr  = "10.10.0.3"
+	relayPorts = "50000-51999"
+)
+
+// modesLaboratory is a laboratory whose call service knows nothing of the gateway: browsers get its TURN only because the gateway
+// rewrites what /ice answers. No gateway runs in it yet.
+func modesLaboratory(t testing.TB) *laboratory {
+	t.Helper()
+	l := &laboratory{t: t, dir: t.TempDir(), net: newNetwork(t)}
+	l.ca = newAuthority(t, l.dir)
+	l.dmz = l.net.host("dmz", 3)
+	l.cloud = l.net.host("cloud", 3, 11, 12)
+	l.dmz.names(t, map[string]string{callName: cloudAddr, plainName: plainAddr, fraName: fraAddr, lonName: lonAddr})
+	l.fra = startCoturn(t, l.cloud, l.ca, fraName, fraAddr)
+	l.lon = startCoturn(t, l.cloud, l.ca, lonName, lonAddr)
+	l.callService(callName, cloudAddr, "")
+	for name, secret := range map[string]string{"cloud.secret": relaySecret, "own.secret": ownSecret} {
+		must(t, os.WriteFile(filepath.Join(l.dir, name), []byte(secret+"\n"), 0o600))
+	}
+	return l
+}
+
+// runMode starts the gateway in a mode, in the place of the one that runs.
+func (l *laboratory) runMode(mode string) {
+	l.t.Helper()
+	if l.gateway != nil {
+		l.gateway.stop()
+	}
+	more := fmt.Sprintf(`limits: {allocations_per_user: 1000}
+signaling: {routes: [{host: %s, rewrite_ice_servers: ["/ice"], keep_original_ice: false}]}
+relay: {mode: %s}
+`, callName, mode)
+	cfg := l.gatewayConfig()
+	if mode != "bridge" {
+		more = strings.Replace(more, "mode: "+mode, "mode: "+mode+", secret_file: "+filepath.Join(l.dir, "own.secret"), 1)
+	}
+	switch mode {
+	case "terminate":
+		cfg = strings.Replace(cfg, "    probes: {", "    turn_credentials: {secret_file: "+filepath.Join(l.dir, "cloud.secret")+"}\n    probes: {", 1)
+	case "local":
+		more = strings.Replace(more, "mode: local", fmt.Sprintf("mode: local, local: {address: %s, ports: %s}", relayAddr, relayPorts), 1)
+	}
+	l.startGateway(cfg + more)
+}
+
+// TestCallTerminate: nothing is open but TCP 443 to the gateway, which logs clients in with credentials of its own and holds the
+// allocations at the cloud's relays itself.
+func TestCallTerminate(t *testing.T) { scenario(t, callTerminate) }
+
+func callTerminate(t *testing.T) {
+	l := modesLaboratory(t)
+	l.runMode("terminate")
+	for _, p := range l.mintedCall(t) {
+		if at := p.relayedAddress(); at != fraAddr && at != lonAddr {
+			t.Errorf("media is relayed from %q, want one of the cloud's relays", at)
+		}
+	}
+}
+
+// TestCallLocal: as above, but the gateway relays from an address of its own, and the media of two of its clients touches no
+// relay port: it is handed over within the process.
+func TestCallLocal(t *testing.T) { scenario(t, callLocal) }
+
+func callLocal(t *testing.T) {
+	l := modesLaboratory(t)
+	l.dmz.nft(t, fmt.Sprintf(`table inet watch {
+ counter relayed { }
+ chain in { type filter hook input priority 0; ip daddr %[1]s udp dport %[2]s counter name relayed; }
+ chain out { type filter hook output priority 0; ip saddr %[1]s udp sport %[2]s counter name relayed; }
+}`, relayAddr, relayPorts))
+	l.runMode("local")
+	for _, p := range l.mintedCall(t) {
+		if at := p.relayedAddress(); at != relayAddr {
+			t.Errorf("media is relayed from %q, want %s", at, relayAddr)
+		}
+	}
+	if counted := l.dmz.run(t, "nft", "list", "counter", "inet", "watch", "relayed"); !strings.Contains(counted, "packets 0 ") {
+		t.Errorf("media of two clients went over the relay ports:\n%s", counted)
+	}
+	sent := l.metric(`hafen_relay_bytes_total`)
+	if sent == 0 {
+		t.Error("the gateway counts no media")
+	}
+}
+
+// mintedCall makes a call of two browsers, and looks at what they were given for it.
+func (l *laboratory) mintedCall(t *testing.T) []*tab {
+	t.Helper()
+	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr}, onlyGateway)
+	a, b := l.call(t, ward, "https://"+callName+"/r/m?join=1&relay=1&video=small&transport=tls")
+	for _, p := range []*tab{a, b} {
+		servers := p.iceServers()
+		if len(servers) != 1 {
+			t.Fatalf("the browser has %d ICE servers, want the gateway alone: %+v", len(servers), servers)
+		}
+		s := servers[0]
+		for _, u := range s.URLs {
+			if !strings.Contains(u, gatewayName) {
+				t.Errorf("the browser has %s", u)
+			}
+		}
+		if s.Credential != restPassword(ownSecret, s.Username) {
+			t.Errorf("the credential of %q is not the gateway's", s.Username)
+		}
+		if s.Credential == restPassword(relaySecret, s.Username) {
+			t.Errorf("the credential of %q is the cloud's", s.Username)
+		}
+	}
+	if n := l.metric("hafen_relay_allocations"); n < 2 {
+		t.Errorf("the gateway counts %v allocations, want 2 at least", n)
+	}
+	for what, text := range map[string]string{"log": l.gateway.out.String(), "metrics": l.metricsGet("/metrics"), "status": l.metricsGet("/api/v1/status")} {
+		if strings.Contains(text, relaySecret) || strings.Contains(text, ownSecret) {
+			t.Errorf("the gateway's %s shows a secret", what)
+		}
+	}
+	return []*tab{a, b}
+}
+
+// iceServer is what a browser holds.
+type iceServer struct {
+	URLs       []string `json:"urls"`
+	Username   string   `json:"username"`
+	Credential string   `json:"credential"`
+}
+
+// iceServers are the page's own, as its RTCPeerConnection tells them.
+func (p *tab) iceServers() (servers []iceServer) {
+	p.t.Helper()
+	must(p.t, p.eval("window.call.link.pc.getConfiguration().iceServers", &servers))
+	return servers
+}
+
+// relayedAddress is the XOR-RELAYED-ADDRESS that the page's media uses; empty while there is none.
+func (p *tab) relayedAddress() string {
+	const script = `(async () => {
+  const all = [...(await window.call.link.pc.getStats()).values()];
+  const pair = all.find((s) => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded');
+  const local = all.find((s) => s.id === pair?.localCandidateId);
+  return local?.candidateType === 'relay' ? local.address : '';
+})()`
+	var at string
+	_ = p.eval(script, &at)
+	return at
+}
+
+// restPassword is the password of a time-limited user name under a secret.
+func restPassword(secret, username string) string {
+	mac := hmac.New(sha1.New, []byte(secret))
+	mac.Write([]byte(username))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// How much TestTurnutilsModes sends. The real thing is -clients 200 -messages 200, and takes minutes.
+var (
+	loadClients  = flag.Int("clients", 8, "clients of the relay modes' load")
+	loadMessages = flag.Int("messages", 20, "messages of each of them")
+)
+
+var loadReport = regexp.MustCompile(`Total lost packets (\d+)`)
+
+// TestTurnutilsModes drives each mode with coturn's own load client over each transport: nothing may be lost, and what streams
+// held is given back.
+func TestTurnutilsModes(t *testing.T) {
+	l := modesLaboratory(t)
+	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway, "ip daddr "+gatewayAddr+" udp dport 443")
+	for _, mode := range []string{"bridge", "terminate", "local"} {
+		t.Run(mode, func(t *testing.T) {
+			l.t = t
+			l.runMode(mode)
+			secret := ownSecret
+			if mode == "bridge" {
+				secret = relaySecret
+			}
+			for _, tc := range []struct {
+				via   string
+				flags []string
+			}{{"tls", []string{"-t", "-S"}}, {"tcp", []string{"-t"}}, {"udp", nil}} {
+				t.Run(tc.via, func(t *testing.T) {
+					l.load(t, ward, tc.via, secret, tc.flags)
+				})
+			}
+		})
+	}
+}
+
+func (l *laboratory) load(t *testing.T, ward *namespace, via, secret string, flags []string) {
+	t.Helper()
+	began := time.Now()
+	args := append([]string{
+		"-y", "-c", "-z", "20", "-m", fmt.Sprint(*loadClients), "-n", fmt.Sprint(*loadMessages), "-l", "200", "-p", "443", "-u", "tester", "-W", secret,
+	}, flags...)
+	out, err := ward.command(t.Context(), "turnutils_uclient", append(args, gatewayAddr)...).CombinedOutput()
+	must(t, err)
+	found := loadReport.FindAllStringSubmatch(string(out), -1)
+	if len(found) == 0 {
+		t.Fatalf("no count of lost packets:\n%s", lastLines(string(out), 3000))
+	}
+	if lost := found[len(found)-1][1]; lost != "0" {
+		t.Errorf("%s packets lost\n%s", lost, lastLines(string(out), 3000))
+	}
+	t.Logf("%d clients, %d messages each: %v", *loadClients, *loadMessages, time.Since(began).Round(100*time.Millisecond))
+	// A UDP client that leaves without a Refresh is gone only when its allocation's lifetime is over.
+	if via != "udp" {
+		waitForMetric(t, l, "hafen_relay_allocations", 0)
+	}
+}
