@@ -161,19 +161,46 @@ func (l *listener) datagram(batch *addressedBatch, i int, msg []byte, now time.T
 		}
 		return
 	}
-	if c == nil || !c.verified() {
-		if !l.budget.allows(t.client.Addr(), now) {
-			l.ignore("budget")
-			return
-		}
+	if c != nil && c.verified() {
+		c.session.message(msg)
+		return
+	}
+	proven := l.proves(c, t, msg, now)
+	if proven && c != nil {
+		proven = c.proof.give()
+	}
+	if !proven && !l.budget.allows(t.client.Addr(), now) {
+		l.ignore("budget")
+		return
 	}
 	if c == nil {
 		if c = l.stranger(t, batch, i, msg, now); c == nil {
 			return
 		}
+		if proven {
+			c.proof.give()
+		}
 	}
 	c.session.message(msg)
 }
+
+// proves tells whether an Allocate shows by its nonce that its sender receives what is sent to it: the nonce is the gateway's own,
+// made for this five-tuple, or the one that a region sent to it.
+func (l *listener) proves(c *packetClient, t tuple, msg []byte, now time.Time) bool {
+	if messageType(msg) != allocateRequest {
+		return false
+	}
+	nonce := attribute(msg, stun.AttrNonce)
+	switch {
+	case nonce == nil:
+		return false
+	case l.server.answersItself():
+		return l.server.engine.nonces.valid(nonce, now, t.client, false)
+	}
+	return c != nil && c.proof.knows(nonce)
+}
+
+const allocateRequest = 0x0003
 
 // flush sends the run of messages of one client.
 func (l *listener) flush() {
@@ -267,9 +294,11 @@ type packetClient struct {
 	tuple    tuple
 	to       destination
 	session  *session
+	proof    proof // while it has no allocation
 
 	// Guarded by listener.mu.
 	pending bool
+	counted bool // in the budget, as verified
 }
 
 // verified tells whether the client has shown that it receives what is sent to it: an allocation takes a nonce that it was sent.
@@ -279,6 +308,10 @@ func (c *packetClient) verified() bool { return c.session.inPhase(phaseAllocated
 func (c *packetClient) verify() {
 	c.listener.mu.Lock()
 	defer c.listener.mu.Unlock()
+	if c.pending && !c.counted {
+		c.counted = true
+		c.listener.budget.know(c.tuple.client.Addr())
+	}
 	c.known()
 }
 
@@ -300,7 +333,8 @@ func (c *packetClient) deliver(msgs [][]byte) {
 	if !c.verified() {
 		kept := msgs[:0]
 		for _, msg := range msgs {
-			if c.listener.budget.spend(c.tuple.client.Addr(), len(msg), c.listener.server.now()) {
+			if c.proof.spend() || c.listener.budget.spend(c.tuple.client.Addr(), len(msg), c.listener.server.now()) {
+				c.proof.sent(msg)
 				kept = append(kept, msg)
 			} else {
 				c.listener.ignore("budget")
@@ -316,6 +350,10 @@ func (c *packetClient) close() {
 	defer c.listener.mu.Unlock()
 	if c.listener.clients[c.tuple] == c {
 		delete(c.listener.clients, c.tuple)
+	}
+	if c.counted {
+		c.counted = false
+		c.listener.budget.forget(c.tuple.client.Addr())
 	}
 	c.known()
 }

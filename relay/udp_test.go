@@ -95,8 +95,8 @@ func TestAbuse_A43(t *testing.T) {
 	t.Parallel()
 	region := newTape(t, willing(600))
 	h := newHouse(t, region.urls(), nil)
-	verified := h.raw("udp")
-	verified.allocate() // one answer to its stranger's self: none, since it came with proof
+	verified := h.rawFrom("127.0.0.2")
+	verified.allocate() // elsewhere: where there is one, there is more room
 
 	kinds := [][]byte{
 		request(stun.MethodAllocate, udpTransport), request(stun.MethodBinding), signedRequest(stun.MethodRefresh), signedRequest(stun.MethodAllocate),
