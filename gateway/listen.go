@@ -126,7 +126,7 @@ func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn,
 			return tcp, udp, err
 		}
 	}
-	g.serveHTTP(proxy, g.forward)
+	g.serveHTTP(proxy, http.HandlerFunc(g.proxyOnly))
 	g.serveHTTP(http80, http.HandlerFunc(g.redirect))
 	g.remember(tcp, udp)
 	return tcp, udp, nil

@@ -37,6 +37,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// proxyOnly is listen.proxy: CONNECT and nothing else.
+func (g *Gateway) proxyOnly(w http.ResponseWriter, r *http.Request) {
+	if conn := portmux.From(r.Context()); conn != nil {
+		conn.Established() // a tunnel outlives the time that a connection has to say what it is
+	}
+	g.forward.ServeHTTP(w, r)
+}
+
 // requestHost is the host that a request names, without its port, in the form that names are compared in.
 func requestHost(r *http.Request) string {
 	host := r.Host

@@ -37,7 +37,7 @@ func holdFor() time.Duration {
 	if os.Getenv(longHold) != "" {
 		return 185 * time.Second
 	}
-	return 4 * time.Second
+	return 33 * time.Second // longer than a connection may take to say what it is
 }
 
 // shop is that call server. What comes in pieces waits for the test to have seen the piece before.
