@@ -225,6 +225,9 @@ type duty struct {
 	sessions bool // sessions live on it
 	inUse    bool // new sessions of its region take it
 	another  bool // another rung of the region works
+	// alarm is since when another rung of the region, one with sessions, has been in doubt; zero: none is. Then this one is
+	// asked as well: if it is the region that died, that is known by the time its clients come back.
+	alarm time.Time
 }
 
 // next is when the next probe is due.
@@ -239,6 +242,9 @@ func (h *health) next(now time.Time, d duty) time.Time {
 	// Something that becomes true by the passing of time alone may ask for an earlier probe.
 	if silent := h.lastPacket.Add(probeSilence); d.sessions && h.unanswered == 0 && silent.Before(due) {
 		due = silent
+	}
+	if d.alarm.After(h.lastSent) && d.alarm.Before(due) {
+		due = d.alarm
 	}
 	if doubt := h.unansweredSince.Add(h.patience()); h.unanswered > 0 && doubt.After(now) && doubt.Before(due) {
 		due = doubt

@@ -16,10 +16,10 @@ const (
 	firstAnswers = time.Second
 	// maxAttempts bounds the sockets that one client may cause.
 	maxAttempts = 8
-	// proofAge is how old the last answer to a probe may be for a new uplink to need no proof of its own. Datagrams: an
-	// attempt on a dead path would look like a success. Streams have connected, and through TLS.
-	proofAge       = time.Second
-	proofAgeStream = time.Minute
+	// proofAge is how old the last answer to a probe may be for a new uplink over a stream to need no proof of its own: it
+	// has connected, and through TLS. Datagrams always need one: an attempt on a rung that has just died would look like
+	// a success, and cost its client the whole time of finding that out. It costs the others one round trip.
+	proofAge = time.Minute
 )
 
 // climb tries n things, the better ones first: each has a head start before the next is tried beside it, and none if
@@ -79,8 +79,9 @@ func climb[T any](ctx context.Context, n int, start time.Duration, try func(cont
 
 // attempt is one rung that a new uplink may take.
 type attempt struct {
-	path  *path
-	proof bool // it must answer a Binding before it is believed
+	path     *path
+	proof    bool // it must answer a Binding before it is believed
+	doubtful bool // it owes answers already: only behind all that do not
 }
 
 // attempts are the rungs of a region that a new session may take, the best first. Rungs nobody knows yet are among
@@ -92,11 +93,10 @@ func (g *region) attempts(now time.Time, last bool) []attempt {
 		if p == nil || p.state == stateDown && !(last && p.recovering()) || p.state == stateUp && !p.usable() {
 			continue
 		}
-		age := proofAge
-		if !rg.datagram() {
-			age = proofAgeStream
-		}
-		list = append(list, attempt{path: p, proof: p.state != stateUp || p.lastAnswer.IsZero() || now.Sub(p.lastAnswer) > age})
+		list = append(list, attempt{
+			path: p, doubtful: p.doubtful(now),
+			proof: rg.datagram() || p.state != stateUp || p.lastAnswer.IsZero() || now.Sub(p.lastAnswer) > proofAge,
+		})
 	}
 	return list
 }

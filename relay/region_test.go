@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -109,6 +110,45 @@ func TestRegionsDeath(t *testing.T) {
 	}
 }
 
+// When a region falls silent, all its rungs do: by the time its clients come back the next session does not wait for them
+// one after the other.
+func TestRegionsDeathOfAllRungs(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t, "test authority")
+	one := newStandin(t, "one.test", "127.0.26.1", 0, ca)
+	two := newStandin(t, "two.test", "127.0.26.2", 40*time.Millisecond, ca)
+	o := newOutside(t, ca, []configs.Region{
+		{Name: "one", URLs: one.urls("udp", "tcp", "tls"), Use: true},
+		{Name: "two", URLs: two.urls("udp", "tcp", "tls"), Use: true},
+	}, map[string]string{"one.test": "127.0.26.1", "two.test": "127.0.26.2"}, nil)
+	o.live()
+	o.until("every rung up", 10*time.Second, func() bool {
+		for _, st := range o.status() {
+			for _, rung := range st.Rungs {
+				if rung.State != "up" {
+					return false
+				}
+			}
+		}
+		return o.chosen() == "one"
+	})
+	u := o.opened("", "")
+	died := make(chan string, 1)
+	u.whenDead(func(error) {
+		groups := o.plan(context.Background(), o.services[0], nil, netip.Addr{})
+		died <- groups[0][0].path.rung.region.name
+	})
+	one.silent.Store(true)
+	select {
+	case next := <-died:
+		if next != "two" {
+			t.Errorf("the next session would try %s first: %+v", next, o.status())
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("the death of the region was not found: %+v", o.status())
+	}
+}
+
 // A session that was put on a rung which had just died, unnoticed yet: the ladder's head start saves it.
 func TestRegionsOpenOnASilentRung(t *testing.T) {
 	ca := newTestCA(t, "test authority")
@@ -121,9 +161,6 @@ func TestRegionsOpenOnASilentRung(t *testing.T) {
 	}
 	_ = one.udp.SetReadBuffer(1)
 	one.udp.Close() // refused: the next rung at once
-	o.mu.Lock()
-	o.clock = o.clock.Add(2 * time.Second) // no fresh proof
-	o.mu.Unlock()
 	u := o.opened("", "")
 	if u.datagram || !strings.HasPrefix(u.rung, "tcp:") {
 		t.Errorf("uplink over %s", u.rung)

@@ -203,7 +203,7 @@ func (r *regions) startRun(now time.Time, s *callService, run *probeRun) {
 			if p == nil {
 				continue
 			}
-			d := p.duty()
+			d := p.duty(now)
 			if !p.worked && d.another && now.Before(p.next(now, d)) {
 				continue
 			}

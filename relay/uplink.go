@@ -149,9 +149,18 @@ func (s *callService) plan(now time.Time, preferred *region) (groups [][]attempt
 		}
 	}
 	if len(rest) > 0 {
+		// When a region falls silent all its rungs do, and each would have its head start before the next region's turn.
+		slices.SortStableFunc(rest, func(a, b attempt) int { return cmp.Compare(doubt(a), doubt(b)) })
 		groups = append(groups, rest[:min(len(rest), maxAttempts)])
 	}
 	return groups, undecided
+}
+
+func doubt(a attempt) int {
+	if a.doubtful {
+		return 1
+	}
+	return 0
 }
 
 // nearestFirst is the regions for use, the chosen one first, then by round trip. any: one of them is usable.

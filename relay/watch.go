@@ -10,7 +10,7 @@ const (
 	// headStart is what a better rung has before the next one is tried, for probes after the start and for uplinks.
 	headStart = 250 * time.Millisecond
 	// tickSessions is how often the packets of sessions are looked at while there are any.
-	tickSessions = 200 * time.Millisecond
+	tickSessions = 100 * time.Millisecond
 	// tickMost bounds how long nothing is looked at.
 	tickMost = 5 * time.Second
 	// stallGap is a gap between two looks that is not explained by a busy machine's scheduling.
@@ -85,7 +85,7 @@ func (p *path) look(now time.Time) []*uplink {
 	if p.seen.Swap(false) {
 		p.packet(now)
 	}
-	if !p.dead(now, p.duty()) {
+	if !p.dead(now, p.duty(now)) {
 		return nil
 	}
 	p.die(now)
@@ -102,11 +102,19 @@ func (p *path) look(now time.Time) []*uplink {
 }
 
 // duty is what the path is there for.
-func (p *path) duty() duty {
+func (p *path) duty(now time.Time) duty {
 	g := p.rung.region
 	d := duty{sessions: len(p.uplinks) > 0, inUse: p == p.rung.current && g.best() == p.rung}
 	for _, rg := range g.rungs {
 		d.another = d.another || rg.usable() && rg.current != p
+		for _, q := range rg.paths {
+			if q == p || q.state != stateUp || len(q.uplinks) == 0 || !q.doubtful(now) {
+				continue
+			}
+			if since := q.unansweredSince.Add(q.patience()); since.After(d.alarm) {
+				d.alarm = since
+			}
+		}
 	}
 	return d
 }
@@ -163,7 +171,7 @@ func (rg *rung) look(now time.Time) time.Time {
 		}
 	}
 	for _, p := range rg.paths {
-		d := p.duty()
+		d := p.duty(now)
 		if d.sessions {
 			sooner(now.Add(tickSessions))
 		}
