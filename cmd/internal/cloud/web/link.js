@@ -67,10 +67,12 @@ export class Link {
 
   async describe(description) {
     const isOffer = description.type === 'offer';
+    // First, because nothing may come between the look for a collision and the description: when both sides restart at
+    // the same time, an offer of ours can be made while the servers are fetched.
+    if (isOffer && this.isRestart(description)) await this.refresh();
     const collision = isOffer && (this.offering || this.pc.signalingState !== 'stable');
     this.ignoring = collision && !this.polite;
     if (this.ignoring) return;
-    if (isOffer && this.isRestart(description)) await this.refresh();
     await this.pc.setRemoteDescription(description);
     if (!isOffer) return;
     await this.pc.setLocalDescription();
