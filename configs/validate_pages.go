@@ -90,7 +90,7 @@ func IsPasswordHash(hash string) bool {
 	bounds := []struct {
 		name        string
 		least, most uint64
-	}{{"m=", 8 << 10, 1 << 20}, {"t=", 1, 16}, {"p=", 1, 64}} // m in KiB
+	}{{"m=", 8 << 10, 256 << 10}, {"t=", 1, 10}, {"p=", 1, 64}} // m in KiB
 	if len(costs) != len(bounds) {
 		return false
 	}
@@ -106,7 +106,7 @@ func IsPasswordHash(hash string) bool {
 		return false
 	}
 	key, err := base64.RawStdEncoding.DecodeString(parts[5])
-	return err == nil && len(key) >= 16 && len(key) <= 128
+	return err == nil && len(key) >= 16 && len(key) <= 64
 }
 
 // reports checks where events and the audit log go.

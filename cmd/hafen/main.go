@@ -49,7 +49,8 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen status  [--json|--nagios]         the running gateway
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen explain CODE                      both sides of one precall test: what the page measured, what the gateway saw
-  hafen pac     [--url URL] [--client IP] the PAC file, or what it answers for a URL
+  hafen pac     [--url URL] [--client IP] [--snippet] [--verify FILE|URL]   the PAC file; what it answers; the lines for the
+                                          company's own PAC file; does that one reach us for every service host
   hafen firewall [--csv|--ticket|--json] [--diff OLD.json]   the rule sheet for the firewall team
   hafen ca                                the root of the self-signed authority, for browsers to trust
   hafen csr     [--out DIR]               a key (0600) and a certificate request with all own names, for the company's CA
