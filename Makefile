@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab bench-proxy fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse bench-proxy fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ run: build ## the demo: gateway and stand-in cloud on this machine
 	bin/hafen demo
 
 test: deps ## every test; as root on Debian with the laboratory (browsers, coturn, squid in namespaces)
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -timeout 15m -parallel 5 ./...
 
 check: fmt imports tidy lint vuln ## format, import rules, lint, tidy, known vulnerabilities
 
@@ -52,6 +52,9 @@ deps:
 
 lab: deps build ## leave the laboratory standing, for a person to try things
 	$(GO) test -count=1 -timeout 0 -run '^TestLab$$' -v ./cmd/hafen/e2e -lab
+
+abuse: deps ## the abuse cases against the running program, the long ones too
+	$(GO) test -race -count=1 -timeout 10m -parallel 5 -run '^TestAbuse' -v ./cmd/hafen/e2e -abuse
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)
