@@ -29,8 +29,10 @@ func TestRelayModes(t *testing.T) {
 		{"no secret there", func(c *Config) {
 			c.Relay.Mode, c.Relay.SecretFile = "local", "/nowhere/secret"
 		}, map[string]string{"relay.secret_file": ""}},
-		{"terminate without credentials", func(c *Config) { c.Relay.Mode = "terminate" },
-			map[string]string{"services[0].turn_credentials": "write the shared secret_file"}},
+		{
+			"terminate without credentials", func(c *Config) { c.Relay.Mode = "terminate" },
+			map[string]string{"services[0].turn_credentials": "write the shared secret_file"},
+		},
 		{"terminate with half of them", func(c *Config) {
 			c.Relay.Mode, c.Services[0].TURNCredentials.Username = "terminate", "hospital"
 		}, map[string]string{"services[0].turn_credentials.username": "write both"}},

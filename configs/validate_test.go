@@ -44,7 +44,9 @@ func TestValidate(t *testing.T) {
 		{"public", func(c *Config) { c.Addresses.Public = []netip.Addr{netip.MustParseAddr("0.0.0.0")} }, map[string]string{"addresses.public[0]": "no address"}},
 		{"no clients", func(c *Config) { c.Clients = nil }, map[string]string{"clients": "is empty"}},
 		{"all clients", func(c *Config) { c.Clients = []netip.Prefix{net("0.0.0.0/0"), net("::/0")} }, map[string]string{"clients[0]": "clients_any: true", "clients[1]": "clients_any: true"}},
-		{"all clients, in halves", func(c *Config) { c.Clients = []netip.Prefix{net("0.0.0.0/1"), net("128.0.0.0/2"), net("2000::/3"), net("10.0.0.0/8"), net("fc00::/7")} }, map[string]string{"clients[0]": "clients_any: true", "clients[1]": "clients_any: true", "clients[2]": "clients_any: true"}},
+		{"all clients, in halves", func(c *Config) {
+			c.Clients = []netip.Prefix{net("0.0.0.0/1"), net("128.0.0.0/2"), net("2000::/3"), net("10.0.0.0/8"), net("fc00::/7")}
+		}, map[string]string{"clients[0]": "clients_any: true", "clients[1]": "clients_any: true", "clients[2]": "clients_any: true"}},
 		{"halves, meant", func(c *Config) { c.Clients = []netip.Prefix{net("0.0.0.0/1")}; c.ClientsAny = true }, nil},
 		{"all clients, meant", func(c *Config) { c.Clients = []netip.Prefix{net("0.0.0.0/0")}; c.ClientsAny = true }, nil},
 		{"any, but not all", func(c *Config) { c.ClientsAny = true }, map[string]string{"clients_any": "delete it"}},
