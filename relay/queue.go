@@ -34,6 +34,9 @@ const (
 	// maxQueued is the most that may wait for one client, counted in buffers held: a stop against abuse. Age is the bound that a
 	// slow client meets.
 	maxQueued = 256 << 10
+	// audioPatience is how many times older audio may be than video: after a stall of the path it is what is heard first, and
+	// little beside video.
+	audioPatience = 2
 	// defaultMaxAge is relay.queue.max_age where the configuration has none.
 	defaultMaxAge = 250 * time.Millisecond
 )
@@ -188,6 +191,8 @@ func (q *queue) tooOld(w waiting, now int64) bool {
 		q.dropped[kindVideo]++
 		return true
 	case l.begun(), time.Duration(now-w.at) <= q.maxAge:
+		return false
+	case w.kind == kindAudio && time.Duration(now-w.at) <= audioPatience*q.maxAge:
 		return false
 	}
 	q.drop(l)

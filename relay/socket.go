@@ -44,12 +44,16 @@ type socket struct {
 	corked    bool // what is written is kept until uncork
 	awaited   bool // somebody waits for the socket to become writable, and writes then
 	failed    error
+	written   int64 // bytes, ever
 
 	// What the callbacks of raw work on, made once so that no call allocates.
 	poll      [1]unix.PollFd
-	isReady   bool
 	writing   []byte
-	ask       func(fd uintptr)
+	underway  int
+	full      bool // of bytes that the kernel has not sent yet
+	info      pathInfo
+	count     func(fd uintptr)
+	inform    func(fd uintptr)
 	tryWrite  func(fd uintptr) bool
 	waitWrite func(fd uintptr) bool
 }
@@ -77,7 +81,8 @@ func newSocket(conn net.Conn) *socket {
 	if err != nil || k.fd < 0 {
 		return nil
 	}
-	k.ask = func(fd uintptr) { k.isReady = k.ready(int(fd)) }
+	k.count = func(fd uintptr) { k.countUnderway(int(fd)) }
+	k.inform = func(fd uintptr) { k.askPath(int(fd)) }
 	k.tryWrite = func(fd uintptr) bool { k.write(int(fd)); return true }
 	k.waitWrite = func(fd uintptr) bool { return k.ready(int(fd)) }
 	return k
@@ -185,6 +190,7 @@ func (k *socket) write(fd int) {
 			return
 		default:
 			k.writing = k.writing[n:]
+			k.written += int64(n)
 		}
 	}
 }
@@ -210,19 +216,51 @@ func (k *socket) kept() bool {
 	return len(k.unwritten) > 0
 }
 
-// writable asks the kernel. The answer no arms the notice that awaitWritable waits for.
+// progress tells how many bytes were written, and how many of them are not acknowledged yet. full: the kernel holds so many unsent
+// that it is to be waited for; awaitWritable's notice is armed then. Where the kernel can't tell, none are under way.
 //
 // A write is no way to ask: the kernel adds to a segment that has not gone out yet without looking at the low-water mark, and so
 // takes much more than that.
-func (k *socket) writable() bool {
+func (k *socket) progress() (written int64, underway int, full bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.awaited {
-		return false
+		return k.written, 0, true
 	}
-	k.isReady = true // so that the write finds the error
-	_ = k.raw.Control(k.ask)
-	return k.isReady
+	k.underway, k.full = 0, false
+	_ = k.raw.Control(k.count)
+	return k.written, k.underway, k.full
+}
+
+func (k *socket) countUnderway(fd int) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	if err != nil {
+		k.full = !k.ready(fd)
+		return
+	}
+	k.underway = n
+	k.full = n > manyUnacked && !k.ready(fd)
+}
+
+// total is how many bytes were written, ever.
+func (k *socket) total() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.written
+}
+
+// path asks the kernel what it knows of the path.
+func (k *socket) path() pathInfo {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_ = k.raw.Control(k.inform)
+	return k.info
+}
+
+func (k *socket) askPath(fd int) {
+	if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+		k.info = pathInfo{minRTT: time.Duration(info.Min_rtt) * time.Microsecond, retrans: info.Total_retrans}
+	}
 }
 
 func (k *socket) ready(fd int) bool {

@@ -19,7 +19,8 @@ const (
 	chunkMessages = 128
 	// slowMemory is how long a path counts as slow after it has last made us wait.
 	slowMemory = 10 * time.Second
-	slowWait   = 5 * time.Millisecond
+	// youngPause is how long a new path's acknowledgement is waited for at a time.
+	youngPause = 3 * time.Millisecond
 	// StuckTimeout ends a stream that takes nothing at all.
 	StuckTimeout = 20 * time.Second
 )
@@ -45,8 +46,9 @@ type stream struct {
 
 	mu       sync.Mutex
 	queue    queue
-	draining bool // a goroutine is at work on the queue
-	waited   int64
+	governor governor
+	pause    time.Duration // the governor's, when it gave no room; 0: the kernel's notice is to be awaited
+	draining bool          // a goroutine is at work on the queue
 	closed   bool
 	err      error
 	wg       sync.WaitGroup
@@ -114,8 +116,11 @@ func (st *stream) deliver(msgs [][]byte) {
 func (st *stream) express(msgs [][]byte, now int64) [][]byte {
 	chunk := chunks.Get().(*[fullChunk]byte)
 	defer chunks.Put(chunk)
-	limit := st.limit(now)
-	for len(msgs) > 0 && st.err == nil && !st.socket.kept() && st.socket.writable() {
+	for len(msgs) > 0 && st.err == nil && !st.socket.kept() {
+		limit := st.room(now)
+		if limit == 0 {
+			break
+		}
 		out, n := chunk[:0:limit], 0
 		for len(msgs) > 0 && n < chunkMessages && len(out)+padded(len(msgs[0])) <= limit {
 			if l, ok := st.queue.admit(msgs[0]); ok {
@@ -130,11 +135,42 @@ func (st *stream) express(msgs [][]byte, now int64) [][]byte {
 	return msgs
 }
 
-func (st *stream) limit(now int64) int {
-	if st.waited != 0 && now-st.waited < int64(slowMemory) {
-		return slowChunk
+// room is how much one write may take now; 0: nothing. The caller has the lock.
+func (st *stream) room(now int64) int {
+	st.pause = 0
+	g := &st.governor
+	written, underway, full := st.socket.progress()
+	if full {
+		return 0
 	}
-	return fullChunk
+	if written != g.written {
+		g.wrote(written, now)
+	}
+	late := g.saw(underway, now)
+	if g.slow == nil && late < lateDelay {
+		return st.young()
+	}
+	info := st.socket.path()
+	switch {
+	case g.slow == nil && late < info.minRTT+lateDelay:
+		return st.young()
+	case g.slow == nil:
+		g.slowDown(late, info, now)
+	case g.recovered(now):
+		return fullChunk
+	}
+	room, wait := g.may(late, info, now)
+	st.pause = wait
+	return min(room, fullChunk)
+}
+
+// young is room on a path that is not known to be slow. The caller has the lock.
+func (st *stream) young() int {
+	room := st.governor.young()
+	if room == 0 {
+		st.pause = youngPause
+	}
+	return room
 }
 
 // write writes one chunk. The caller has the lock, unless the stream is a blocking one.
@@ -144,6 +180,9 @@ func (st *stream) write(out []byte, messages int, delay time.Duration) error {
 	}
 	if err := st.writeMessages(out); err != nil {
 		return err
+	}
+	if st.socket != nil {
+		st.governor.wrote(st.socket.total(), nanoseconds())
 	}
 	st.delay.Store(int64(delay))
 	st.meter.queueDelay.Observe(delay.Seconds())
@@ -204,6 +243,7 @@ func (st *stream) kick() {
 // advance writes what can be written without waiting; true when nothing is left to do. The caller has the lock.
 func (st *stream) advance() bool {
 	for st.err == nil && !st.closed {
+		st.pause = 0
 		flushed, err := st.socket.flush()
 		switch {
 		case err != nil:
@@ -212,15 +252,16 @@ func (st *stream) advance() bool {
 			return false
 		case st.queue.empty():
 			return true
-		case !st.socket.writable():
-			return false
-		default:
-			chunk := chunks.Get().(*[fullChunk]byte)
-			now := nanoseconds()
-			out := st.queue.take(chunk[:0:st.limit(now)], now)
-			st.err = st.write(out, st.queue.taken, st.queue.delay)
-			chunks.Put(chunk)
 		}
+		now := nanoseconds()
+		limit := st.room(now)
+		if limit == 0 {
+			return false
+		}
+		chunk := chunks.Get().(*[fullChunk]byte)
+		out := st.queue.take(chunk[:0:limit], now)
+		st.err = st.write(out, st.queue.taken, st.queue.delay)
+		chunks.Put(chunk)
 	}
 	return true
 }
@@ -228,18 +269,27 @@ func (st *stream) advance() bool {
 // drain waits for room and writes, until the queue is empty or the stream lost.
 func (st *stream) drain() {
 	defer st.wg.Done()
+	st.mu.Lock()
+	wait := st.pause
+	st.mu.Unlock()
 	for done := false; !done; {
-		began := nanoseconds()
-		err := st.socket.awaitWritable()
+		var err error
+		if wait > 0 {
+			time.Sleep(wait)
+		} else {
+			err = st.socket.awaitWritable()
+		}
 		now := nanoseconds()
 		st.mu.Lock()
-		if now-began > int64(slowWait) {
-			st.waited = now
-		}
 		if err != nil && st.err == nil {
 			st.err = err
 		}
+		before := st.governor.acked
 		done = st.advance()
+		if wait > 0 && st.governor.acked == before {
+			now = st.stuck.Load() // sleeping is no progress
+		}
+		wait = st.pause
 		err = st.settle(done, now)
 		st.mu.Unlock()
 		st.report(err)

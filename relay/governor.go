@@ -1,0 +1,207 @@
+package relay
+
+import "time"
+
+const (
+	// pathDelay is how much of a slow path's time may lie between us and the client, beyond the round trip: in the kernel, in a
+	// shaper, in a modem. What lies there can't be overtaken by audio any more. It is also what keeps the path busy while we sleep.
+	pathDelay = 50 * time.Millisecond
+	// lateDelay is what makes a path a slow one: bytes that nobody has acknowledged for so long beyond the round trip. A receiver
+	// that delays its acknowledgements takes 40 ms.
+	lateDelay = 80 * time.Millisecond
+	// rateWindow is how long a rate is measured, and the least time between two steps down.
+	rateWindow = 400 * time.Millisecond
+	// growPeriod is the time between two steps up.
+	growPeriod = 50 * time.Millisecond
+	// lossMemory is how long a path that threw away what was too much is probed gently.
+	lossMemory = 10 * time.Second
+	// manyLost in a window, and more than one in lostShare segments, is a path that polices; less is a path with some loss, which
+	// slowing down doesn't help.
+	manyLost  = 3
+	lostShare = 12
+	// minRate keeps audio alive whatever was measured, in bytes a second.
+	minRate = 6 << 10
+	// longestPause is how long nothing is asked.
+	longestPause = 10 * time.Millisecond
+	// markEvery is how exactly the times of writes are remembered, on paths that are not long.
+	markEvery = int64(4 * time.Millisecond)
+	// firstBytes are all that may be under way on a new connection, and a quarter of what was acknowledged, until provenBytes were: the
+	// first video frame of a call is its longest, and would lie in a slow path for half a second.
+	firstBytes  = 5 << 10
+	provenBytes = 96 << 10
+	// manyUnacked is how many bytes must be under way before the kernel is asked whether it holds unsent ones.
+	manyUnacked = 12 << 10
+	segment     = 1448
+)
+
+// governor decides when a stream may write how much, so that what waits for a slow client waits in our queue.
+//
+// The kernel's own bounds don't do: its congestion control fills whatever buffer the path has (a second of it, say) before it slows
+// down, and where the path polices it loses what is too much and then waits for retransmission time-outs. So the governor watches
+// how long written bytes go without an acknowledgement. As long as that is short the path is fast: there is one question to the
+// kernel a write, and no pacing. When it gets long the path is slow: from then on bytes are written no faster than the path has
+// lately delivered, a little faster while that does no harm, and no more than pathDelay of them are left under way.
+//
+// It is not safe for concurrent use; its stream's lock guards it. It knows no clock and no socket.
+type governor struct {
+	acked   int64 // bytes acknowledged, of all ever written to the socket
+	written int64
+
+	marks [16]mark // when the bytes under way were written, oldest first
+	count int
+	every int64 // how exactly, nanoseconds
+
+	slow *pacer // nil: the path is fast
+}
+
+// mark says that the bytes up to end were written at a time, or somewhat later.
+type mark struct{ end, at int64 }
+
+// pacer is what is known of a slow path.
+type pacer struct {
+	rate   float64 // bytes a second
+	tokens float64 // bytes that may be written; below 0 after a write
+	at     int64   // when tokens were counted
+
+	held      int64 // when the path last made us wait
+	grown     int64
+	began     int64 // the window's beginning, and what had been acknowledged and retransmitted then
+	acked     int64
+	retrans   uint32
+	lossUntil int64
+}
+
+// pathInfo is what the kernel knows of a connection.
+type pathInfo struct {
+	minRTT  time.Duration
+	retrans uint32 // segments sent again, ever
+}
+
+// wrote notes that bytes up to written went to the kernel.
+func (g *governor) wrote(written, now int64) {
+	if p := g.slow; p != nil {
+		p.tokens -= float64(written - g.written)
+	}
+	g.written = written
+	if g.count > 0 {
+		last := &g.marks[g.count-1]
+		if now-last.at < g.every {
+			last.end = written
+			return
+		}
+	}
+	if g.count == len(g.marks) { // a long way: every two become one
+		g.count /= 2
+		g.every *= 2
+		for i := range g.count {
+			g.marks[i] = mark{g.marks[2*i+1].end, g.marks[2*i].at}
+		}
+	}
+	g.marks[g.count] = mark{written, now}
+	g.count++
+}
+
+// saw notes how many bytes are under way, and tells how long the oldest of them has been.
+func (g *governor) saw(underway int, now int64) time.Duration {
+	g.acked = g.written - int64(underway)
+	done := 0
+	for done < g.count && g.marks[done].end <= g.acked {
+		done++
+	}
+	if done > 0 {
+		g.count = copy(g.marks[:], g.marks[done:g.count])
+	}
+	if g.count < len(g.marks)/4 {
+		g.every = max(g.every/2, markEvery)
+	}
+	if g.count == 0 {
+		return 0
+	}
+	return time.Duration(now - g.marks[0].at)
+}
+
+// young tells how much may be written to a path that has not shown much yet; 0: nothing for now.
+func (g *governor) young() int {
+	if g.acked >= provenBytes {
+		return fullChunk
+	}
+	if room := firstBytes + g.acked/4 - (g.written - g.acked); room > maxFrame+3 {
+		return int(min(room, fullChunk))
+	}
+	return 0
+}
+
+// slowDown begins to pace. late is how long the oldest byte has been under way.
+func (g *governor) slowDown(late time.Duration, info pathInfo, now int64) {
+	// What is under way will have taken somewhat longer than it has until now. The guess may be far off; the next windows correct it.
+	under := float64(g.written - g.acked)
+	p := &pacer{at: now, held: now, grown: now, began: now, acked: g.acked, retrans: info.retrans}
+	p.rate = max(minRate, under/(late+2*pathDelay).Seconds())
+	g.slow = p
+}
+
+// may tells how many bytes may be written now, at least one message's; 0: none for now, and how long to wait before asking again.
+func (g *governor) may(late time.Duration, info pathInfo, now int64) (room int, wait time.Duration) {
+	p := g.slow
+	g.adjust(late, info, now)
+	p.tokens = min(p.tokens+p.rate*float64(now-p.at)/1e9, max(segment, p.rate*0.01))
+	p.at = now
+	window := max(2*segment, p.rate*(info.minRTT+pathDelay).Seconds())
+	underway := float64(g.written - g.acked)
+	switch {
+	case p.tokens < 0:
+		wait = time.Duration(-p.tokens / p.rate * 1e9)
+	case underway > window:
+		wait = time.Duration((underway - window) / p.rate * 1e9)
+	default:
+		return max(maxFrame+3, int(p.rate*0.01)), 0
+	}
+	p.held = now
+	if late > time.Second {
+		return 0, 5 * longestPause // it may be gone
+	}
+	return 0, min(max(wait, time.Millisecond), longestPause)
+}
+
+// adjust learns from what happened since it was asked last.
+func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {
+	p := g.slow
+	spare := late - info.minRTT
+	if now-p.grown >= int64(growPeriod) {
+		p.grown = now
+		busy := now-p.held < int64(growPeriod)*2
+		switch {
+		case !busy || spare > pathDelay:
+		case now < p.lossUntil:
+			p.rate *= 1.002
+		case spare < pathDelay/4:
+			p.rate *= 1.04
+		default:
+			p.rate *= 1.01
+		}
+	}
+	since := time.Duration(now - p.began)
+	if since < rateWindow {
+		return
+	}
+	delivered := float64(g.acked-p.acked) / since.Seconds()
+	lost := info.retrans - p.retrans
+	segments := uint32(max(g.acked-p.acked, 0) / segment)
+	switch {
+	case lost >= manyLost && lost*lostShare > segments:
+		p.lossUntil = now + int64(lossMemory)
+		p.rate = max(minRate, p.rate/3, min(p.rate, delivered*0.95))
+	case spare > 2*pathDelay:
+		p.rate = max(minRate, p.rate/3, min(p.rate, delivered*0.9))
+	}
+	p.began, p.acked, p.retrans = now, g.acked, info.retrans
+}
+
+// recovered tells whether the path has made nobody wait for long, and forgets that it was slow.
+func (g *governor) recovered(now int64) bool {
+	if now-g.slow.held < int64(slowMemory) {
+		return false
+	}
+	g.slow = nil
+	return true
+}
