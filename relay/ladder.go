@@ -14,8 +14,8 @@ const (
 	openTimeout = 5 * time.Second
 	// firstAnswers is how long a client is kept waiting for the first probes after a start.
 	firstAnswers = time.Second
-	// maxAttempts bounds the sockets that one client may cause.
-	maxAttempts = 8
+	// maxAttempts bounds the sockets that one client may cause. A ladder has five rungs: a second region has its turn.
+	maxAttempts = 12
 	// proofAge is how old the last answer to a probe may be for a new uplink over a stream to need no proof of its own: it
 	// has connected, and through TLS. Datagrams always need one: an attempt on a rung that has just died would look like
 	// a success, and cost its client the whole time of finding that out. It costs the others one round trip.
@@ -25,7 +25,7 @@ const (
 // climb tries n things, the better ones first: each has a head start before the next is tried beside it, and none if
 // the one before has failed (as RFC 8305 section 5 does for addresses). The first success wins and the others are
 // discarded; climb returns when all of them have ended. Without a success the errors come back in order.
-func climb[T any](ctx context.Context, n int, start time.Duration, try func(context.Context, int) (T, error), discard func(T)) (T, []error) {
+func climb[T any](ctx context.Context, n int, start func(int) time.Duration, try func(context.Context, int) (T, error), discard func(T)) (T, []error) {
 	type end struct {
 		i   int
 		v   T
@@ -35,23 +35,26 @@ func climb[T any](ctx context.Context, n int, start time.Duration, try func(cont
 	defer cancel()
 	ends := make(chan end, n)
 	begun, running := 0, 0
+	next := time.NewTimer(time.Hour)
+	defer next.Stop()
 	begin := func() {
-		if begun == n || ctx.Err() != nil {
-			return
+		for begun < n && ctx.Err() == nil {
+			i := begun
+			begun++
+			running++
+			go func() {
+				v, err := try(ctx, i)
+				ends <- end{i, v, err}
+			}()
+			if alone := start(i); alone > 0 {
+				next.Reset(alone)
+				return
+			}
 		}
-		i := begun
-		begun++
-		running++
-		go func() {
-			v, err := try(ctx, i)
-			ends <- end{i, v, err}
-		}()
 	}
 	var winner *end
 	errs := make([]error, n)
 	begin()
-	next := time.NewTicker(start)
-	defer next.Stop()
 	for running > 0 {
 		select {
 		case <-next.C:
@@ -81,7 +84,16 @@ func climb[T any](ctx context.Context, n int, start time.Duration, try func(cont
 type attempt struct {
 	path     *path
 	proof    bool // it must answer a Binding before it is believed
-	doubtful bool // it owes answers already: only behind all that do not
+	doubtful bool // it owes answers already
+}
+
+// headStart is what the attempt has before the next is tried. One in doubt has none: when a region falls silent all its
+// rungs do, and the next region's turn would come after all of theirs.
+func (a attempt) headStart() time.Duration {
+	if a.doubtful {
+		return 0
+	}
+	return headStart
 }
 
 // attempts are the rungs of a region that a new session may take, the best first. Rungs nobody knows yet are among

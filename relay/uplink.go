@@ -149,18 +149,9 @@ func (s *callService) plan(now time.Time, preferred *region) (groups [][]attempt
 		}
 	}
 	if len(rest) > 0 {
-		// When a region falls silent all its rungs do, and each would have its head start before the next region's turn.
-		slices.SortStableFunc(rest, func(a, b attempt) int { return cmp.Compare(doubt(a), doubt(b)) })
 		groups = append(groups, rest[:min(len(rest), maxAttempts)])
 	}
 	return groups, undecided
-}
-
-func doubt(a attempt) int {
-	if a.doubtful {
-		return 1
-	}
-	return 0
 }
 
 // nearestFirst is the regions for use, the chosen one first, then by round trip. any: one of them is usable.
@@ -191,7 +182,7 @@ func (r *regions) climb(ctx context.Context, group []attempt) (*uplink, []error)
 		attempt
 		conn net.Conn
 	}
-	w, errs := climb(ctx, len(group), headStart,
+	w, errs := climb(ctx, len(group), func(i int) time.Duration { return group[i].headStart() },
 		func(ctx context.Context, i int) (won, error) {
 			conn, err := group[i].connect(ctx)
 			if err != nil {
