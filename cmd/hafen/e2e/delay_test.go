@@ -149,7 +149,9 @@ func (d *delayLine) close() {
 }
 
 // TestNearest: three regions at different distances. The nearest gets the calls; when it falls silent, the next nearest.
-func TestNearest(t *testing.T) {
+func TestNearest(t *testing.T) { scenario(t, nearest) }
+
+func nearest(t *testing.T) {
 	far := map[relay]time.Duration{frankfurt: 40 * time.Millisecond, london: 10 * time.Millisecond, newYork: 80 * time.Millisecond}
 	sc := &scene{regions: []relay{frankfurt, london, newYork}}
 	sc.between = func(l *laboratory) {

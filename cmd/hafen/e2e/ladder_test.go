@@ -72,13 +72,20 @@ func everyRung(t *testing.T) {
 	l.onRung(t, "proxy:443", 2)
 }
 
-// closedSoon waits until the gateway has closed the clients of a call whose rung is dead.
+// closedMost is the bound for finding a dead rung, and closing its clients at once.
+const closedMost = 3 * time.Second
+
+// closedSoon checks that the gateway closes the clients of a call whose rung is dead.
 func (l *laboratory) closedSoon(t testing.TB, c *smallCall, cut time.Time) {
 	t.Helper()
 	for i, end := range c.ends {
 		select {
 		case <-end.ended:
-			t.Logf("end %d of the call before was closed %v after its rung", i, end.closed.Sub(cut).Round(time.Millisecond))
+			took := end.closed.Sub(cut).Round(time.Millisecond)
+			t.Logf("end %d of the call before was closed %v after its rung", i, took)
+			if took > closedMost {
+				t.Errorf("closed after %v, want %v at most", took, closedMost)
+			}
 		case <-time.After(10 * time.Second):
 			t.Fatalf("end %d of the call before is still open", i)
 		}
@@ -86,7 +93,9 @@ func (l *laboratory) closedSoon(t testing.TB, c *smallCall, cut time.Time) {
 }
 
 // TestLadderBack: when UDP is open again, new calls return to it, after it has answered for a while.
-func TestLadderBack(t *testing.T) {
+func TestLadderBack(t *testing.T) { scenario(t, ladderBack) }
+
+func ladderBack(t *testing.T) {
 	l := (&scene{regions: []relay{frankfurt, london}}).standUp(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway)
 	for _, region := range []string{"frankfurt", "london"} {
