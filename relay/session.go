@@ -87,6 +87,7 @@ type session struct {
 	stream  *stream // the client's leg when it is one
 	started time.Time
 	serial  uint64
+	bounds  *bounds // nil: none
 
 	phase atomic.Int32
 	up    atomic.Pointer[upstream]
@@ -115,7 +116,7 @@ type testLeg struct{ engineSession }
 
 func (s *Server) newSession(c Client) *session {
 	now := s.now()
-	return &session{server: s, client: c, started: now, deadline: now.Add(AllocateTimeout)}
+	return &session{server: s, client: c, started: now, deadline: now.Add(AllocateTimeout), bounds: s.newBounds()}
 }
 
 func (ses *session) inPhase(p phase) bool { return phase(ses.phase.Load()) == p }
@@ -139,6 +140,11 @@ func (ses *session) fromClient(msgs [][]byte) {
 	up := ses.up.Load()
 	if up == nil {
 		return
+	}
+	if ses.bounds != nil {
+		if msgs = ses.bounds.up(msgs, ses.server.now()); len(msgs) == 0 {
+			return
+		}
 	}
 	if err := up.send(msgs); errors.Is(err, syscall.ECONNREFUSED) {
 		up.suspect()
@@ -444,6 +450,9 @@ func (ses *session) notOpened(cause error) {
 
 // fromRegion takes valid messages of the region to the client. It changes msgs.
 func (ses *session) fromRegion(msgs [][]byte) {
+	if ses.bounds != nil {
+		msgs = ses.bounds.down(msgs, ses.server.now())
+	}
 	kept, bytes := msgs[:0], 0
 	for _, msg := range msgs {
 		data := isChannelData(msg) || messageType(msg) == typeDataIndication
