@@ -134,8 +134,12 @@ func (r reply) answer(class stun.MessageClass, attrs ...stun.Setter) {
 // failWith answers what a limit or a backend has against a request.
 func (r reply) failWith(err error) {
 	var refusal *turnError
+	ours := !errors.As(err, &refusal) || refusal.code == codeServerError || refusal.code == codeInsufficientCapacity
+	if tell := r.tuple.engine.refused; ours && tell != nil {
+		tell(err)
+	}
 	switch {
-	case !errors.As(err, &refusal):
+	case refusal == nil:
 		r.fail(codeServerError)
 	case refusal.code == codeStaleNonce || refusal.code == codeUnauthorized:
 		r.challenge(refusal.code)

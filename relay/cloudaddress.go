@@ -28,6 +28,7 @@ type cloudAddress struct {
 
 	mu    sync.Mutex
 	nonce cloudstun.Nonce           // the newest of the region's
+	code  int                       // of its latest refusal of an Allocate
 	asked map[uint16]netip.AddrPort // channels that are being bound
 }
 
@@ -229,11 +230,24 @@ func (c *cloudAddress) answer(msg []byte) {
 		c.nonce = append(cloudstun.Nonce(nil), nonce...)
 		c.mu.Unlock()
 	}
+	if messageType(msg) == allocateError {
+		c.mu.Lock()
+		c.code = errorCode(msg)
+		c.mu.Unlock()
+	}
 	if messageType(msg) == refreshError && errorCode(msg) == codeAllocationMismatch {
 		c.lose(&failure{"err_upstream", errForgotten})
 	}
 	// What pion makes of it is an answer to whoever waits; what it can't make sense of is nobody's.
 	_, _ = c.client.HandleInbound(msg, c.client.TURNServerAddr())
+}
+
+// refusedWith is the code with which the region last refused an Allocate; pion's client makes something else of a refusal without a
+// nonce.
+func (c *cloudAddress) refusedWith() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.code
 }
 
 // countUp has nothing to count: the client's session did, when it handed the packets over.

@@ -66,6 +66,8 @@ type engineOptions struct {
 	draining func() bool
 	// bitsEach and bitsTotal bound what an allocation, and all of them, pass on each way. 0: no bound.
 	bitsEach, bitsTotal int64
+	// refused is told why an allocation failed through no doing of its client, who hears a code only. nil: nobody wants to know.
+	refused func(why error)
 	// now is the clock.
 	now func() time.Time
 }

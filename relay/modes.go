@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"hafen/configs"
 )
 
@@ -17,7 +19,7 @@ func newEngine(s *Server) (*engine, error) {
 	clients := authority{secret: secret}
 	test := newTestRelay(clients, s.now, s.config.Addresses.Public, machineAddresses)
 	o := engineOptions{
-		realm: s.config.Name, test: test, backends: []swept{test}, draining: s.isDraining, now: s.now,
+		realm: s.config.Name, test: test, backends: []swept{test}, draining: s.isDraining, refused: refusals(s), now: s.now,
 		maxPerClient: s.config.Limits.AllocationsPerClient, maxTotal: s.config.Limits.Allocations,
 	}
 	if o.realm == "" {
@@ -44,6 +46,21 @@ func newEngine(s *Server) (*engine, error) {
 	}
 	return e, nil
 }
+
+// refusals logs why allocations fail, a few lines at a time: where one fails, many do.
+func refusals(s *Server) func(error) {
+	lines := rate.NewLimiter(rate.Every(refusalPause), refusalBurst)
+	return func(why error) {
+		if lines.AllowN(s.now(), 1) {
+			s.log.Warn("an allocation failed", "why", why.Error())
+		}
+	}
+}
+
+const (
+	refusalPause = 10 * time.Second
+	refusalBurst = 5
+)
 
 // mainBackend is what makes relayed addresses in the server's mode; nil in mode bridge, where regions do.
 func mainBackend(s *Server) (modeBackend, error) {

@@ -20,8 +20,10 @@ const (
 	streamRTO = 10 * time.Second
 	// cloudTries is how often a request is signed anew for a stale nonce.
 	cloudTries = 3
-	// evenTries is how many allocations are made for an even port. No browser asks for one.
-	evenTries = 8
+	// evenTries is how many allocations are made for an even port: with fewer, one client in some hundreds would get none.
+	evenTries = 24
+	// freshTries is how often another port of ours is tried where a region remembers the one before.
+	freshTries = 4
 )
 
 // cloudRelay is the backend of mode terminate: every relayed address is an allocation that the gateway makes at a region, with
@@ -103,16 +105,23 @@ func (r *cloudRelay) allocate(a *allocation, want wanted, then func(relayed, err
 }
 
 // open asks for an allocation. pion's client can't ask for an even port; so where one is wanted, it is asked for until the port
-// happens to be even.
+// happens to be even. And a region that still remembers an earlier client of our port says 437: RFC 8656 section 7.4 has us try
+// another port.
 func (r *cloudRelay) open(a *allocation, want wanted) (*cloudAddress, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, cloudAllocateTimeout)
 	defer cancel()
-	for range evenTries {
+	for even, fresh := 0, 0; even < evenTries; {
 		c, err := r.openAny(ctx, a)
-		if err != nil || !want.evenPort || c.announced.Port()%2 == 0 {
+		var refusal *turnError
+		switch {
+		case errors.As(err, &refusal) && refusal.code == codeAllocationMismatch && fresh < freshTries:
+			fresh++
+		case err != nil || !want.evenPort || c.announced.Port()%2 == 0:
 			return c, err
+		default:
+			c.close()
+			even++
 		}
-		c.close()
 	}
 	return nil, &turnError{code: codeInsufficientCapacity, why: "the region gives no even port"}
 }
@@ -142,6 +151,9 @@ func (r *cloudRelay) openAny(ctx context.Context, a *allocation) (*cloudAddress,
 	}
 	if err != nil {
 		c.close()
+		if code := c.refusedWith(); code == codeAllocationMismatch {
+			return nil, &turnError{code: code, why: "the region remembers our port"}
+		}
 		return nil, cloudRefusal(err)
 	}
 	return c, nil

@@ -481,3 +481,58 @@ func cloudError(code int) error {
 	e.ErrorCodeAttr.Code = cloudstun.ErrorCode(code)
 	return e
 }
+
+// forgetful answers as coturn does to a port that an earlier client of its has left behind: 437, without a nonce, to the first stale
+// Allocates. What it gives then are the ports of relayed, one after the other.
+func forgetful(stale int, relayed ...uint16) func(raw []byte) [][]byte {
+	var mu sync.Mutex
+	key := stun.NewLongTermIntegrity(pionUser, "r", pionPassword)
+	return func(raw []byte) [][]byte {
+		var m message
+		if m.parse(raw) != nil || m.class != stun.ClassRequest {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case m.method == stun.MethodAllocate && stale > 0:
+			stale--
+			return [][]byte{response(&m, stun.ClassErrorResponse, stun.ErrorCode(codeAllocationMismatch))}
+		case m.method == stun.MethodAllocate && !m.signed():
+			return [][]byte{response(&m, stun.ClassErrorResponse, stun.CodeUnauthorized, stun.Realm("r"), stun.Nonce("0123456789"))}
+		case m.method == stun.MethodAllocate:
+			at := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), relayed[0])
+			relayed = append(relayed[1:], relayed[0])
+			return [][]byte{response(&m, stun.ClassSuccessResponse, xorAddressSetter(stun.AttrXORRelayedAddress, at),
+				xorAddressSetter(stun.AttrXORMappedAddress, at), lifetimeAttr(600), key)}
+		}
+		return [][]byte{response(&m, stun.ClassSuccessResponse, lifetimeAttr(0), key)}
+	}
+}
+
+// TestTerminateTriesAnotherPort: a region that remembers our port says 437, and that is nothing to tell a client (RFC 8656 section
+// 7.4); and an even port is tried for until there is one.
+func TestTerminateTriesAnotherPort(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		stale int
+		want  int
+	}{"thrice": {3, 0}, "for ever": {1000, 437}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, newTape(t, forgetful(tt.stale, 50001)).urls(), terminating(t, nil))
+			if code := h.rawUser("tcp", "alice").allocate(); code != tt.want {
+				t.Errorf("%d, want %d; log:\n%s", code, tt.want, h.log.String())
+			}
+		})
+	}
+	odd := []uint16{50001, 50003, 50005, 50007, 50009, 50011, 50013, 50015, 50017, 50020}
+	h := newHouse(t, newTape(t, forgetful(0, odd...)).urls(), terminating(t, nil))
+	u := h.rawUser("tcp", "alice")
+	m := u.ask(stun.MethodAllocate, udpTransport)
+	u.realm, u.nonce = text(m, stun.AttrRealm), text(m, stun.AttrNonce)
+	m = u.ask(stun.MethodAllocate, udpTransport, stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0}})
+	at, ok := xorAddress(attribute(m.Raw, stun.AttrXORRelayedAddress), m.TransactionID)
+	if codeOf(m) != 0 || !ok || at.Port() != 50020 {
+		t.Errorf("an even port: %d %v; log:\n%s", codeOf(m), at, h.log.String())
+	}
+}
