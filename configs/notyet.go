@@ -13,7 +13,6 @@ import (
 func notYet() []notYetKey {
 	return []notYetKey{
 		{key: "tls.acme.dns.*"},
-		{key: "relay.max_bandwidth.*"},
 		{key: "precall.networks"},
 		{key: "precall.mode", values: []string{"lenient", "strict"}},
 		{key: "admin.listen"},

@@ -223,7 +223,6 @@ func TestValidate(t *testing.T) {
 // What is not built yet is refused, and with one line only.
 func TestNotYet(t *testing.T) {
 	for _, tt := range []struct{ text, key, write string }{
-		{"relay: {max_bandwidth: {total: 4mbit}}", "relay.max_bandwidth.total", "delete it"},
 		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
 		{"precall: {mode: strict}", "precall.mode", "write advisory"},
 		{"admin: {listen: \":443\"}", "admin.listen", "delete it"},
