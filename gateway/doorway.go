@@ -19,8 +19,16 @@ import (
 // Why a connection is turned away.
 var (
 	errNotClient = errors.New("not in clients")
-	errDraining  = errors.New("draining")
+	errDraining  = drainingError{}
 )
+
+// drainingError refuses new work while the gateway ends: a limit, not a policy.
+type drainingError struct{}
+
+func (drainingError) Error() string { return "draining" }
+
+// Status is its status word.
+func (drainingError) Status() string { return "err_limit" }
 
 // admit says whether an address is a client's, and whether new work is taken at all.
 func (g *Gateway) admit(a netip.Addr) error {
@@ -93,13 +101,16 @@ func (g *Gateway) splice(c *portmux.Conn, target string) {
 	}
 	defer func() { _ = upstream.Close() }()
 	c.Established()
+	g.passing.Add(1)
+	defer g.passing.Add(-1)
 	if err := portmux.Splice(c, upstream, spliceIdle); err != nil {
 		c.Fail(statusOf(err), err)
 	}
 }
 
-// spliceIdle ends a passed-through connection on which nothing moved: longer than any long-poll or idle WebSocket.
-const spliceIdle = 15 * time.Minute
+// spliceIdle ends a passed-through connection on which nothing moved: a waiting room's WebSocket may be silent for long, and TCP
+// keep-alive finds the dead.
+const spliceIdle = time.Hour
 
 // stun hands a TURN client over to the relay.
 func (g *Gateway) stun(c *portmux.Conn) {

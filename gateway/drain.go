@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -55,9 +56,10 @@ func (g *Gateway) isDraining() bool {
 	}
 }
 
-// live counts the sessions that a drain waits for: allocations, WebSockets, requests under way, tunnels.
+// live counts the sessions that a drain waits for: allocations, WebSockets, requests under way, tunnels, connections passed
+// through.
 func (g *Gateway) live() int {
-	return g.relay.Live() + g.signaling.Live() + g.forward.Live()
+	return g.relay.Live() + g.signaling.Live() + g.forward.Live() + int(g.passing.Load())
 }
 
 // Stop ends everything at once and waits until ctx for what runs to let go. It may be called more than once.
@@ -66,23 +68,37 @@ func (g *Gateway) Stop(ctx context.Context) error {
 	return g.stopErr
 }
 
-func (g *Gateway) stop(context.Context) error {
+// stop closes the parts in the order in which work flows; what does not let go until ctx is left behind.
+func (g *Gateway) stop(ctx context.Context) error {
 	g.cancel()
+	done := make(chan error, 1)
+	go func() { done <- g.closeParts() }()
+	select {
+	case err := <-done:
+		g.log.Info("stopped")
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("not everything let go: %w", ctx.Err())
+	}
+}
+
+func (g *Gateway) closeParts() error {
 	errs := []error{g.mux.Close()}
 	for _, s := range g.servers {
 		errs = append(errs, s.Close())
 	}
 	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.status.Close(), g.certs.Close())
 	g.wg.Wait()
-	g.log.Info("stopped")
 	return errors.Join(errs...)
 }
 
 // Reload is asked for by SIGHUP. Only certificates from files are read again so far.
 func (g *Gateway) Reload() {
 	if err := g.certs.Reload(); err != nil {
+		g.reloads.WithLabelValues("failed").Inc()
 		g.log.Error("certificates were not reloaded, the old ones stay", "err", err)
 		return
 	}
+	g.reloads.WithLabelValues("ok").Inc()
 	g.log.Info("certificates reloaded; the rest of the configuration needs a restart")
 }

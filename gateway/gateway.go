@@ -71,13 +71,16 @@ type Gateway struct {
 	tlsOwn, tlsRouted, tlsACME *tls.Config
 
 	servers []*http.Server // everything that speaks HTTP
+	reloads *prometheus.CounterVec
+	panics  prometheus.Counter
 
-	ctx    context.Context // ends with Stop
-	cancel context.CancelFunc
-	bound  atomic.Pointer[[]netip.AddrPort]
-	addrs  []net.Addr // of listen.https first
-	udp    []netip.AddrPort
-	wg     sync.WaitGroup
+	ctx     context.Context // ends with Stop
+	cancel  context.CancelFunc
+	bound   atomic.Pointer[[]netip.AddrPort]
+	addrs   []net.Addr   // of listen.https first
+	passing atomic.Int64 // SNI passthrough connections
+	udp     []netip.AddrPort
+	wg      sync.WaitGroup
 
 	drainOnce, stopOnce sync.Once
 	draining, drained   chan struct{}
@@ -97,7 +100,9 @@ func New(o Options) (*Gateway, error) {
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	g.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hafen_config_reloads_total", Help: "Reloads asked for, by result."}, []string{"result"})
+	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
+	g.registry.MustRegister(g.reloads, g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
 	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
@@ -125,9 +130,7 @@ func (g *Gateway) start(ctx context.Context) error {
 		return err
 	}
 	if err := g.startParts(ctx); err != nil {
-		for _, b := range tcp {
-			_ = b.Close()
-		}
+		closeAll(tcp, udp)
 		return err
 	}
 	for _, b := range tcp {

@@ -229,7 +229,7 @@ func TestWalk(t *testing.T) {
 		"metrics are not":     {ownName, "GET /metrics HTTP/1.1\nHost: " + ownName, 404, ""},
 		"CONNECT elsewhere":   {ownName, "CONNECT evil.example:443 HTTP/1.1\nHost: evil.example:443", 403, "evil.example"},
 		"CONNECT to ourself":  {ownName, "CONNECT " + ownName + ":443 HTTP/1.1\nHost: " + ownName + ":443", 403, ""},
-		"plain HTTP":          {"", "GET /precall/ HTTP/1.1\nHost: " + ownName, 301, ""},
+		"plain HTTP":          {"", "GET /precall/ HTTP/1.1\nHost: " + ownName, 302, ""},
 		"plain CONNECT":       {"", "CONNECT evil.example:443 HTTP/1.1\nHost: evil.example:443", 403, "evil.example"},
 		"livez":               {ownName, "GET /livez HTTP/1.1\nHost: " + ownName, 200, "ok"},
 		"GET of a proxy":      {ownName, "GET http://" + callHost + "/ HTTP/1.1\nHost: " + callHost, 405, ""},
@@ -418,10 +418,16 @@ func TestBindErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := free.Addr().String()
+	_ = free.Close()
 	cfg := configs.Default()
 	cfg.Name = ownName
 	cfg.DataDir, cfg.RunDir = t.TempDir(), t.TempDir()
-	cfg.Listen = configs.Listen{HTTPS: []string{"127.0.0.1:0"}, Metrics: taken.Addr().String()}
+	cfg.Listen = configs.Listen{HTTPS: []string{first}, Metrics: taken.Addr().String()}
 	g, err := New(Options{Config: cfg})
 	if err != nil {
 		t.Fatal(err)
@@ -430,21 +436,60 @@ func TestBindErrors(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "listen.metrics: can't listen at "+taken.Addr().String()) || !strings.Contains(err.Error(), "another program") {
 		t.Errorf("%v", err)
 	}
+	again, err := net.Listen("tcp", first)
+	if err != nil {
+		t.Fatalf("listen.https stays bound: %v", err)
+	}
+	_ = again.Close()
 }
 
-// TestPROXYProtocol: from a trusted balancer the client's address is the one in the header, and it decides who may come in.
-func TestPROXYProtocol(t *testing.T) {
+// TestRedirect: plain HTTP on the one port leads to the same port in TLS.
+func TestRedirect(t *testing.T) {
+	w := newWorld(t)
+	conn := w.dial("")
+	_, _ = fmt.Fprintf(conn, "GET /precall/?x=1 HTTP/1.1\r\nHost: %s\r\n\r\n", ownName)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	_, port, _ := net.SplitHostPort(w.addr)
+	if got, want := res.Header.Get("Location"), "https://"+net.JoinHostPort(ownName, port)+"/precall/?x=1"; got != want {
+		t.Errorf("Location %q, want %q", got, want)
+	}
+}
+
+// TestDrainWaitsForPassthrough: a connection that is passed through unread is a live session too.
+func TestDrainWaitsForPassthrough(t *testing.T) {
+	upstream := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "still here") }))
+	defer upstream.Close()
+	to, _ := addrPort(upstream.Listener.Addr())
 	w := newWorld(t, func(c *configs.Config) {
-		c.Clients = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-		c.Listen.ProxyProtocolFrom = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		c.Hosts = []configs.Host{{Host: "relay.cloud.example", IP: to.Addr()}}
+		c.Services[0].Regions = append(c.Services[0].Regions, configs.Region{Name: "tls", URLs: []string{fmt.Sprintf("turns:relay.cloud.example:%d?transport=tcp", to.Port())}, Use: true})
 	})
-	for client, code := range map[string]int{"10.1.2.3": 301, "192.0.2.7": 403} {
-		conn := w.dial("")
-		if _, err := fmt.Fprintf(conn, "PROXY TCP4 %s 10.9.9.9 5555 443\r\n", client); err != nil {
-			t.Fatal(err)
-		}
-		if got, body := w.ask(conn, "GET / HTTP/1.1\nHost: "+ownName); got != code {
-			t.Errorf("%s: %d %s, want %d", client, got, body, code)
-		}
+	raw, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	conn := tls.Client(raw, &tls.Config{ServerName: "relay.cloud.example", InsecureSkipVerify: true})
+	if err := conn.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	w.gateway.Drain(time.Minute)
+	select {
+	case <-w.gateway.Drained():
+		t.Fatal("drained with a connection passing through")
+	case <-time.After(500 * time.Millisecond):
+	}
+	if code, body := w.ask(conn, "GET / HTTP/1.1\nHost: relay.cloud.example\nConnection: close"); code != 200 || body != "still here" {
+		t.Errorf("%d %s", code, body)
+	}
+	_ = conn.Close()
+	select {
+	case <-w.gateway.Drained():
+	case <-time.After(5 * time.Second):
+		t.Error("not drained after the last connection's end")
 	}
 }

@@ -2,12 +2,42 @@ package gateway
 
 import (
 	"net/http"
+	"runtime/debug"
 	"time"
 )
 
 // bodyTimeout is how long a request to the gateway's own pages may take to arrive whole: forms and reports are of some KiB. The
 // passage to call servers lifts it and has a rate of its own, since uploads go that way.
 const bodyTimeout = 15 * time.Second
+
+// pageTimeout is how long a client may take to read a page of ours. What is held or hijacked sets deadlines of its own.
+const pageTimeout = time.Minute
+
+// timed gives each answer a deadline: a client that asks and does not read would hold its connection for ever.
+func timed(within time.Duration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(within)) // fails on a closed connection only
+		next.ServeHTTP(w, r)
+	})
+}
+
+// caught keeps a panic in a handler from going unseen: it is logged and counted, and its request ends.
+func (g *Gateway) caught(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v != http.ErrAbortHandler {
+				g.panics.Inc()
+				g.log.Error("panic in a handler", "panic", v, "stack", string(debug.Stack()))
+			}
+			panic(http.ErrAbortHandler) // net/http ends the connection, without a word
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
 
 // hurried gives each request's body a deadline. Without one a sender of single bytes would hold its connection for ever, also when
 // the answer is long decided: net/http reads the rest of a body before it answers. The server sets its own deadlines for the head of

@@ -74,14 +74,8 @@ type boundTCP struct {
 // bind opens every listener of the configuration, or none.
 func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn, err error) {
 	defer func() {
-		if err == nil {
-			return
-		}
-		for _, b := range tcp {
-			_ = b.Close()
-		}
-		for _, pc := range udp {
-			_ = pc.Close()
+		if err != nil {
+			closeAll(tcp, udp)
 		}
 	}()
 	add := func(key string, addrs []string, serve func(net.Listener) error) error {
@@ -94,7 +88,7 @@ func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn,
 		}
 		return nil
 	}
-	metrics := &http.Server{Handler: g.status.Machines(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute}
+	metrics := &http.Server{Handler: g.status.Machines(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyTimeout, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	control := &http.Server{Handler: g.control(), ReadHeaderTimeout: 10 * time.Second}
 	g.servers = append(g.servers, metrics, control)
 	proxy, http80 := portmux.NewListener(nil), portmux.NewListener(nil)
@@ -130,6 +124,16 @@ func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn,
 	g.serveHTTP(http80, http.HandlerFunc(g.redirect))
 	g.remember(tcp, udp)
 	return tcp, udp, nil
+}
+
+// closeAll lets go of what was bound and is not served yet.
+func closeAll(tcp []boundTCP, udp []*net.UDPConn) {
+	for _, b := range tcp {
+		_ = b.Close()
+	}
+	for _, pc := range udp {
+		_ = pc.Close()
+	}
 }
 
 // http1 serves a listener on which plain HTTP alone is spoken.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/netip"
 
+	"hafen/gateway/netpolicy"
 	"hafen/gateway/portmux"
 )
 
@@ -32,7 +33,15 @@ func (g *Gateway) observe(e portmux.End) {
 		attrs = append(attrs, "sni", e.SNI)
 	}
 	if e.Err != nil {
-		attrs = append(attrs, "err", e.Err.Error())
+		attrs = append(attrs, "err", g.errorText(e.Err))
 	}
 	g.log.Info("connection", attrs...)
+}
+
+// errorText is an error as logs have it: without addresses, unless log.full_addresses is set.
+func (g *Gateway) errorText(err error) string {
+	if g.cfg.Log.FullAddresses {
+		return err.Error()
+	}
+	return netpolicy.ErrorText(err)
 }

@@ -127,9 +127,12 @@ func (g *Gateway) makeMux() {
 			}
 			front.Hand(c)
 		},
-		Splice:   g.splice,
-		Refused:  refused.Hand,
-		Limits:   portmux.Limits{ConnectionsPerClient: limits.ConnectionsPerClient, PendingPerClient: limits.PendingPerClient},
+		Splice:  g.splice,
+		Refused: refused.Hand,
+		Limits: portmux.Limits{
+			ConnectionsPerClient: limits.ConnectionsPerClient, PendingPerClient: limits.PendingPerClient,
+			Connections: max(10_000, 2*limits.Allocations, 2*limits.ConnectionsPerClient), // each call has a page and its signaling too
+		},
 		Observe:  g.observe,
 		Registry: g.registry,
 		Log:      g.log.With("area", "mux"),
@@ -150,7 +153,7 @@ func (g *Gateway) plainHTTP(w http.ResponseWriter, r *http.Request) {
 // answers have none here, for a long-poll and a tunnel take as long as they take: their owners bound them.
 func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
 	srv := &http.Server{
-		Handler: hurried(bodyTimeout, h), ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: g.caught(hurried(bodyTimeout, h)), ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	g.servers = append(g.servers, srv)

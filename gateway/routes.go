@@ -120,7 +120,7 @@ func (g *Gateway) newPages() http.Handler {
 	mux.Handle("/readyz", g.status.Healthz())
 	mux.Handle(acmeHTTP, http.HandlerFunc(g.acmeChallenge))
 	mux.Handle(page.AssetPath, page.Assets())
-	return mux
+	return timed(pageTimeout, mux)
 }
 
 const (
@@ -138,6 +138,24 @@ func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
+// secureHost is the host of a request with the port on which we speak TLS.
+func (g *Gateway) secureHost(r *http.Request) string {
+	host := requestHost(r)
+	port := uint16(443)
+	if len(g.addrs) > 0 {
+		if ap, ok := addrPort(g.addrs[0]); ok {
+			port = ap.Port()
+		}
+	}
+	switch {
+	case port != 443:
+		return net.JoinHostPort(host, fmt.Sprint(port))
+	case strings.Contains(host, ":"):
+		return "[" + host + "]"
+	}
+	return host
+}
+
 // redirect is what listen.http does with everything but the PAC file and challenges.
 func (g *Gateway) redirect(w http.ResponseWriter, r *http.Request) {
 	switch {
@@ -146,7 +164,7 @@ func (g *Gateway) redirect(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, acmeHTTP):
 		g.acmeChallenge(w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		http.Redirect(w, r, fmt.Sprintf("https://%s%s", requestHost(r), r.URL.RequestURI()), http.StatusMovedPermanently)
+		http.Redirect(w, r, "https://"+g.secureHost(r)+r.URL.RequestURI(), http.StatusFound)
 	default:
 		page.Plain(w, http.StatusMethodNotAllowed, "This port only redirects to https.")
 	}

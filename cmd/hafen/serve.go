@@ -54,16 +54,29 @@ func untilSignalled(ctx context.Context, g *gateway.Gateway, wait time.Duration)
 		}
 		break
 	}
-	select {
-	case <-signals:
-	case <-g.Drained():
-	}
+	awaitDrained(signals, g)
+	signal.Stop(signals) // from now on a signal ends the process as it is
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := g.Stop(stop); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
 	return nil
+}
+
+// awaitDrained returns when the drain has ended, or at a second SIGTERM. A reload in between is a reload.
+func awaitDrained(signals <-chan os.Signal, g *gateway.Gateway) {
+	for {
+		select {
+		case s := <-signals:
+			if s != syscall.SIGHUP {
+				return
+			}
+			g.Reload()
+		case <-g.Drained():
+			return
+		}
+	}
 }
 
 // logger writes to standard output as the configuration says.

@@ -59,8 +59,12 @@ func (m *Mux) arrive(c *Conn) bool {
 	}
 	if m.opts.Admit != nil {
 		if err := m.opts.Admit(c.wire.client.Addr()); err != nil {
-			m.refusals.add(c.wire.client.Addr(), m.opts.Now())
-			m.refuse(c, "clients", statusPolicy, err)
+			word, reason := statusOf(err, statusPolicy), "closing"
+			if word == statusPolicy { // else it is one of ours, turned away for another reason
+				reason = "clients"
+				m.refusals.add(c.wire.client.Addr(), m.opts.Now())
+			}
+			m.refuse(c, reason, word, err)
 			c.refused = err
 		}
 	}
