@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -253,7 +254,7 @@ func makeSecret(file string) ([]byte, error) {
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(append(secret, '\n'))
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, giveToOwner(tmp), tmp.Sync(), tmp.Close()); err != nil {
 		return nil, fmt.Errorf("the TURN secret: %w", err)
 	}
 	if err = os.Link(tmp.Name(), file); errors.Is(err, fs.ErrExist) {
@@ -263,4 +264,20 @@ func makeSecret(file string) ([]byte, error) {
 		return nil, fmt.Errorf("the TURN secret: %w", err)
 	}
 	return secret, nil
+}
+
+// giveToOwner gives a file to the owner of its folder. root may be the first to need the secret (hafen doctor makes what hafen serve
+// would), and must not keep it from the user that the gateway runs as.
+func giveToOwner(f *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	info, err := os.Stat(filepath.Dir(f.Name()))
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok {
+		return f.Chown(int(owner.Uid), int(owner.Gid))
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -37,6 +38,18 @@ func TestSecret(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, "turn.secret"))
 	if err != nil || info.Mode().Perm() != 0o600 || len(entries) != 1 {
 		t.Errorf("%v %v, %d files", info.Mode(), err, len(entries))
+	}
+
+	if os.Geteuid() == 0 { // root makes it for the user that the gateway runs as
+		theirs := t.TempDir()
+		if err := os.Chown(theirs, 4711, 4711); err != nil {
+			t.Fatal(err)
+		}
+		_, err := loadSecret("", theirs)
+		info, failed := os.Stat(filepath.Join(theirs, "turn.secret"))
+		if err != nil || failed != nil || info.Sys().(*syscall.Stat_t).Uid != 4711 {
+			t.Errorf("%v %v %v", err, failed, info)
+		}
 	}
 
 	file := filepath.Join(dir, "own")
