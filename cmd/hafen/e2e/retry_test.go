@@ -10,13 +10,17 @@ import (
 const scenarioChild = "HAFEN_E2E_SCENARIO"
 
 // scenario runs a test that drives browsers, and once more when it failed, saying so: browsers on a busy machine wobble.
-// Each try is a process of its own, so that nothing of the first one is left for the second.
+// Each try is a process of its own, so that nothing of the first one is left for the second, and scenarios run beside each other:
+// they mostly wait.
 func scenario(t *testing.T, run func(t *testing.T)) {
 	t.Helper()
 	if os.Getenv(scenarioChild) == t.Name() {
 		run(t)
 		return
 	}
+	t.Parallel()
+	browsers <- struct{}{}
+	defer func() { <-browsers }()
 	for try := 1; ; try++ {
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
 		cmd.Env = append(os.Environ(), scenarioChild+"="+t.Name(), binaryVariable+"="+hafenBinary)
@@ -31,6 +35,9 @@ func scenario(t *testing.T, run func(t *testing.T)) {
 		t.Logf("RETRIED, the first try failed: %v\n%s", err, lastLines(string(out), 6000))
 	}
 }
+
+// browsers bounds how many scenarios run at once: each has two Chromiums, and the machine two cores.
+var browsers = make(chan struct{}, 2)
 
 // lastLines is the end of a text.
 func lastLines(s string, n int) string {
