@@ -28,8 +28,9 @@ type caller struct {
 
 	relayed atomic.Pointer[net.PacketConn] // relay, for whoever ends the caller
 
-	got  atomic.Int64 // packets of the other end
-	last atomic.Int64 // when the newest came, Unix nanoseconds
+	got   atomic.Int64 // packets of the other end
+	last  atomic.Int64 // when the newest came, Unix nanoseconds
+	worst atomic.Int64 // the longest wait between two, nanoseconds
 }
 
 // turnConn tells when the connection beneath the client ends.
@@ -148,7 +149,10 @@ func (c *caller) talk(other net.Addr) {
 			if _, _, err := c.relay.ReadFrom(buf); err != nil && (errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)) {
 				return
 			} else if err == nil {
-				c.last.Store(time.Now().UnixNano())
+				now := time.Now().UnixNano()
+				if before := c.last.Swap(now); before != 0 && now-before > c.worst.Load() {
+					c.worst.Store(now - before)
+				}
 				c.got.Add(1)
 			}
 			select {

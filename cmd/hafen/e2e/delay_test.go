@@ -148,24 +148,39 @@ func (d *delayLine) close() {
 	d.wg.Wait()
 }
 
+// distances is a scene of regions that are so far away, one way.
+func distances(t testing.TB, oneWay map[relay]time.Duration) *scene {
+	sc := &scene{}
+	for _, r := range []relay{frankfurt, london, newYork} { // the nearest is not the first
+		if _, there := oneWay[r]; there {
+			sc.regions = append(sc.regions, r)
+		}
+	}
+	sc.between = func(l *laboratory) {
+		line := newDelayLine(t, l.net.core)
+		for r, d := range oneWay {
+			line.set(t, r.addr, d)
+		}
+	}
+	return sc
+}
+
+// waitNearest waits until all regions have answered, and the one is chosen.
+func (l *laboratory) waitNearest(chosen relay) {
+	l.t.Helper()
+	for _, r := range l.snapshot().Services[0].Regions {
+		l.waitRungs(r.Name, "udp:3478")
+	}
+	l.waitChosen(chosen.region, 20*time.Second)
+}
+
 // TestNearest: three regions at different distances. The nearest gets the calls; when it falls silent, the next nearest.
 func TestNearest(t *testing.T) { scenario(t, nearest) }
 
 func nearest(t *testing.T) {
-	far := map[relay]time.Duration{frankfurt: 40 * time.Millisecond, london: 10 * time.Millisecond, newYork: 80 * time.Millisecond}
-	sc := &scene{regions: []relay{frankfurt, london, newYork}}
-	sc.between = func(l *laboratory) {
-		line := newDelayLine(t, l.net.core)
-		for r, oneWay := range far {
-			line.set(t, r.addr, oneWay)
-		}
-	}
-	l := sc.standUp(t)
+	l := distances(t, map[relay]time.Duration{london: 10 * time.Millisecond, frankfurt: 40 * time.Millisecond, newYork: 80 * time.Millisecond}).standUp(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway)
-	for r := range far {
-		l.waitRungs(r.region, "udp:3478")
-	}
-	l.waitChosen("london", 20*time.Second)
+	l.waitNearest(london)
 	for _, r := range l.snapshot().Services[0].Regions {
 		t.Logf("%s: %.1f ms over %s", r.Name, r.RTTms, r.Rung)
 	}

@@ -154,6 +154,13 @@ func squidOnly(t *testing.T) {
 		l.bootGateway(sc.config(l), "SSL_CERT_FILE="+l.ca.file) // as if it were among the system's roots
 		l.throughProxy(t, ward)
 	})
+	t.Run("no DNS", func(t *testing.T) {
+		l.dmz.nft(t, "insert rule inet fw input udp dport 53 drop")
+		sc.more = fmt.Sprintf("egress: {proxy: %q}\nhosts: [{host: %s, ip: %s}]\n", s.url("http", proxyPasswordInURL, 3128), proxyName, s.ns.addr)
+		l.bootGateway(sc.config(l))
+		l.throughProxy(t, ward)
+		l.dmz.nft(t, "insert rule inet fw input udp dport 53 accept")
+	})
 	t.Run("wrong password", func(t *testing.T) {
 		sc.more = fmt.Sprintf("egress: {proxy: %q}\n", s.url("http", "mistyped-secret", 3128))
 		l.bootGateway(sc.config(l))
