@@ -102,7 +102,7 @@ func (e *exchange) end() {
 		"duration", e.p.opts.Now().Sub(e.started).Round(time.Millisecond).String(), "up", e.up.Load(), "down", e.down.Load(), "client", e.p.shortClient(e.in),
 	}
 	if cause != nil {
-		args = append(args, "err", cause.Error())
+		args = append(args, "err", e.p.logText(cause))
 	}
 	switch {
 	case held:

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // noise lets a few lines a second through about what strangers can cause at will, and counts the rest.
@@ -55,4 +57,12 @@ func (p *Proxy) shortClient(r *http.Request) string {
 		bits = 24
 	}
 	return netip.PrefixFrom(a, bits).Masked().String()
+}
+
+// logText is an error as logs may have it: without addresses, unless log.full_addresses is set.
+func (p *Proxy) logText(err error) string {
+	if p.opts.Config.Log.FullAddresses {
+		return err.Error()
+	}
+	return netpolicy.ErrorText(err)
 }

@@ -181,7 +181,7 @@ func (s *socket) forget() {
 		"duration", p.opts.Now().Sub(s.started).Round(time.Millisecond).String(), "up", s.up.Load(), "down", s.down.Load(), "client", s.client,
 	}
 	if s.cause != nil {
-		args = append(args, "err", s.cause.Error())
+		args = append(args, "err", p.logText(s.cause))
 	}
 	p.log.Info("websocket ended", args...)
 }

@@ -40,7 +40,7 @@ func (p *Proxy) serveWebSocket(w http.ResponseWriter, r *http.Request, to *targe
 	if err := s.take(w, r, reply); err != nil {
 		_ = reply.conn.Close()
 		p.metrics.requests.WithLabelValues(statusClient).Inc()
-		p.noise.warn("websocket failed", "status", statusClient, "host", to.host, "err", err, "client", s.client)
+		p.noise.warn("websocket failed", "status", statusClient, "host", to.host, "err", p.logText(err), "client", s.client)
 		return
 	}
 	s.run()

@@ -249,6 +249,10 @@ func TestWebSocketBreaks(t *testing.T) {
 		conn, _, _ := r.open()
 		reset(conn)
 		r.ended(statusClient)
+		eventually(t, "it is told", func() bool { return r.log.count("websocket ended") == 1 })
+		if r.log.count("err=\"read: ") != 1 || r.log.count("127.0.0.1") != 0 {
+			t.Errorf("the log should have the error, but no addresses: %s", r.log)
+		}
 		select {
 		case <-gone:
 		case <-time.After(5 * time.Second):

@@ -122,6 +122,28 @@ func TestAbuse_B06(t *testing.T) {
 	if body := exchange(t, r.dialPlain(), connectTo("own.rooms.example:443")); !strings.Contains(body, "`hosts:`") || !strings.Contains(body, "`dns.servers`") {
 		t.Errorf("the loop is not named with its cure: %s", body)
 	}
+	for name, inside := range map[string]string{"a": "10.1.2.3", "own": "10.9.9.9", "missing": "no such host"} {
+		if body := exchange(t, r.dialPlain(), connectTo(name+".rooms.example:443")); strings.Contains(body, inside) {
+			t.Errorf("%s: the client is told of the inside: %s", name, body)
+		}
+		eventually(t, "the log has it", func() bool { return strings.Contains(r.log.String(), inside) })
+	}
+}
+
+// TestLogWithoutAddresses: an error of a connection names both its ends, and the log has them only where it may.
+func TestLogWithoutAddresses(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		r := newRig(t, func(o *Options) { o.Config.Log.FullAddresses = full })
+		r.target("mail.example:25", echo)
+		c := r.dialPlain()
+		connect(t, c, "mail.example:25")
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
+		eventually(t, "it is told", func() bool { return strings.Contains(r.log.String(), "status=err_client") })
+		if got := strings.Contains(r.log.String(), c.LocalAddr().String()); got != full {
+			t.Errorf("full addresses: %v; the log: %s", full, r.log.String())
+		}
+	}
 }
 
 // TestAbuse_B10: two Host fields are refused. One that differs from the target can't be seen in a handler: net/http

@@ -55,7 +55,7 @@ func dialRefusal(err error) *refusal {
 	var judged *netpolicy.Refusal
 	switch {
 	case errors.As(err, &judged) && judged.Class == netpolicy.Loop:
-		r.code, r.why = http.StatusLoopDetected, "the name leads back to this gateway"
+		r.code, r.why = http.StatusLoopDetected, "the name leads back to this gateway: give it its address outside with `hosts:`, or ask another resolver with `dns.servers`"
 	case r.word == statusPolicy:
 		r.why = "the name has no address that may be reached from here"
 	case r.word == statusTimeout:
@@ -79,11 +79,12 @@ func wordOf(err error) string {
 	return statusDial
 }
 
-// body is what a person who sees the refusal needs: what arrived here, why it goes no further, and whom to ask.
+// body is what a person who sees the refusal needs: what arrived here, why it goes no further, and whom to ask. What is behind
+// the refusal is for the log only: it may name addresses and servers of the house.
 func (r *refusal) body(request string, client netip.Addr, help string) string {
 	const most = 300 // of what the client wrote
 	return fmt.Sprintf("This proxy refused %q (%s).\n\nSeen:       from %s\nWhy:        %s.\nWhom to ask: %s\n",
-		request[:min(len(request), most)], r.word, client, r.Error(), help)
+		request[:min(len(request), most)], r.word, client, r.why, help)
 }
 
 // helpFor is whom a client should call: its site's help desk, else the house's.

@@ -356,7 +356,7 @@ func (t *tunnel) count(word string) {
 func (t *tunnel) report() {
 	word, why := statusOK, ""
 	if t.cause != nil {
-		word, why = wordOf(t.cause), t.cause.Error()
+		word, why = wordOf(t.cause), t.p.logText(t.cause)
 	}
 	t.count(word)
 	if t.accepted {
@@ -370,6 +370,14 @@ func (t *tunnel) report() {
 		slog.String("status", word), slog.String("target", target), slog.String("service", t.verdict.service),
 		slog.String("client", t.p.shown(t.from.Addr())), slog.Int64("up", t.up.Load()), slog.Int64("down", t.down.Load()),
 		slog.Duration("took", time.Since(t.began)), slog.String("why", why))
+}
+
+// logText is an error as logs may have it: without addresses, unless full addresses are wanted.
+func (p *Proxy) logText(err error) string {
+	if p.policy.Load().config.Log.FullAddresses {
+		return err.Error()
+	}
+	return netpolicy.ErrorText(err)
 }
 
 // shown is the client as logs may show it: its network, unless full addresses are wanted.
