@@ -123,11 +123,11 @@ func (g *region) state() (state, reason string) {
 
 // state is the rung's own. A rung whose name has no address is down; one that is up but takes nothing new counts as
 // down here too, with the reason.
-func (rg *rung) state() (pathState, string) {
-	p := rg.current
+func (r *rung) state() (pathState, string) {
+	p := r.current
 	switch {
-	case p == nil && rg.unnamed != "":
-		return stateDown, rg.unnamed
+	case p == nil && r.unnamed != "":
+		return stateDown, r.unnamed
 	case p == nil:
 		return stateUnknown, ""
 	case p.refuses != "":
@@ -138,13 +138,13 @@ func (rg *rung) state() (pathState, string) {
 	return p.state, p.reason
 }
 
-func (rg *rung) status() RungStatus {
-	state, reason := rg.state()
-	st := RungStatus{Name: rg.name, Kind: string(rg.kind), Target: rg.target(), State: string(state), Reason: reason}
-	for _, p := range rg.paths {
+func (r *rung) status() RungStatus {
+	state, reason := r.state()
+	st := RungStatus{Name: r.name, Kind: string(r.kind), Target: r.target(), State: string(state), Reason: reason}
+	for _, p := range r.paths {
 		st.Sessions += len(p.uplinks)
 	}
-	p := rg.current
+	p := r.current
 	if p == nil {
 		return st
 	}

@@ -156,26 +156,26 @@ func (g *region) look(now time.Time) time.Time {
 	return next
 }
 
-func (rg *rung) look(now time.Time) time.Time {
+func (r *rung) look(now time.Time) time.Time {
 	next := now.Add(tickMost)
 	sooner := func(at time.Time) {
 		if at.Before(next) {
 			next = at
 		}
 	}
-	if !rg.resolving {
-		if !now.Before(rg.resolveAt) {
-			rg.startResolving()
+	if !r.resolving {
+		if !now.Before(r.resolveAt) {
+			r.startResolving()
 		} else {
-			sooner(rg.resolveAt)
+			sooner(r.resolveAt)
 		}
 	}
-	for _, p := range rg.paths {
+	for _, p := range r.paths {
 		d := p.duty(now)
 		if d.sessions {
 			sooner(now.Add(tickSessions))
 		}
-		if p != rg.current && rg.usable() && !rg.current.gone && !d.sessions {
+		if p != r.current && r.usable() && !r.current.gone && !d.sessions {
 			continue // its twin does
 		}
 		due := p.next(now, d)
@@ -192,15 +192,15 @@ func (rg *rung) look(now time.Time) time.Time {
 	return next
 }
 
-func (rg *rung) startResolving() {
-	out := rg.region.out
-	rg.resolving = true
+func (r *rung) startResolving() {
+	out := r.region.out
+	r.resolving = true
 	out.spawn(func(ctx context.Context) {
-		addrs, err := rg.resolve(ctx)
+		addrs, err := r.resolve(ctx)
 		out.found(func(now time.Time) {
 			if ctx.Err() == nil {
-				rg.resolved(now, addrs, err)
-				rg.region.tell(now)
+				r.resolved(now, addrs, err)
+				r.region.tell(now)
 			}
 		})
 	})
