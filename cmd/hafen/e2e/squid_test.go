@@ -58,7 +58,14 @@ cache_mem 4 MB
 shutdown_lifetime 0 seconds
 max_filedescriptors 1024
 `, s.ns.addr, cert, key, s.dir, proxyName))
-	s.proc = s.ns.start(t, "squid", "squid", "-N", "-n", fmt.Sprintf("hf%d", os.Getpid()), "-f", filepath.Join(s.dir, "squid.conf"))
+	service := fmt.Sprintf("hf%d", os.Getpid())
+	t.Cleanup(func() { // should it have been killed
+		left, _ := filepath.Glob("/dev/shm/" + service + "-*.shm")
+		for _, file := range left {
+			_ = os.Remove(file)
+		}
+	})
+	s.proc = s.ns.start(t, "squid", "squid", "-N", "-n", service, "-f", filepath.Join(s.dir, "squid.conf"))
 	s.ns.waitTCP(t, s.ns.addr+":3128")
 	s.ns.waitTCP(t, s.ns.addr+":3129")
 	t.Cleanup(func() {
