@@ -13,12 +13,12 @@ const (
 	rateWindow = 400 * time.Millisecond
 	// growPeriod is the time between two steps up.
 	growPeriod = 50 * time.Millisecond
-	// lossMemory is how long a path that threw away what was too much is probed gently.
-	lossMemory = 10 * time.Second
+	// policeMemory is how long a path that threw away what was too much is probed gently.
+	policeMemory = 15 * time.Second
 	// manyLost in a window, and more than one in lostShare segments, is a path that polices; less is a path with some loss, which
 	// slowing down doesn't help.
-	manyLost  = 3
-	lostShare = 12
+	manyLost  = 2
+	lostShare = 16
 	// minRate keeps audio alive whatever was measured, in bytes a second.
 	minRate = 6 << 10
 	// longestPause is how long nothing is asked.
@@ -63,12 +63,19 @@ type pacer struct {
 	tokens float64 // bytes that may be written; below 0 after a write
 	at     int64   // when tokens were counted
 
-	held      int64 // when the path last made us wait
-	grown     int64
-	began     int64 // the window's beginning, and what had been acknowledged and retransmitted then
-	acked     int64
-	retrans   uint32
-	lossUntil int64
+	held    int64 // when the path last made us wait
+	grown   int64
+	began   int64 // the window's beginning, and what had been acknowledged and retransmitted then
+	acked   int64
+	retrans uint32
+
+	// What made us wait in this window: too much under way, or the pace; and the share of the first, lately. It shows a path that
+	// queues, where a loss has other reasons than a policer.
+	waits, paced int
+	queues       float64
+
+	policedAt    int64 // 0: never
+	policedAcked int64
 }
 
 // pathInfo is what the kernel knows of a connection.
@@ -147,11 +154,19 @@ func (g *governor) may(late time.Duration, info pathInfo, now int64) (room int, 
 	p.tokens = min(p.tokens+p.rate*float64(now-p.at)/1e9, max(segment, p.rate*0.01))
 	p.at = now
 	window := max(2*segment, p.rate*(info.minRTT+pathDelay).Seconds())
+	if p.policed(now) {
+		// Nothing waits in such a path, and what was lost is found out soon only if some segments behind it arrive.
+		window *= 3
+	}
 	underway := float64(g.written - g.acked)
 	switch {
 	case p.tokens < 0:
+		p.paced++
 		wait = time.Duration(-p.tokens / p.rate * 1e9)
 	case underway > window:
+		if late < info.minRTT+2*pathDelay { // else it is a stall, and no queue
+			p.waits++
+		}
 		wait = time.Duration((underway - window) / p.rate * 1e9)
 	default:
 		return max(maxFrame+3, int(p.rate*0.01)), 0
@@ -172,8 +187,8 @@ func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {
 		busy := now-p.held < int64(growPeriod)*2
 		switch {
 		case !busy || spare > pathDelay:
-		case now < p.lossUntil:
-			p.rate *= 1.002
+		case p.policed(now):
+			p.rate *= 1.001
 		case spare < pathDelay/4:
 			p.rate *= 1.04
 		default:
@@ -187,13 +202,16 @@ func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {
 	delivered := float64(g.acked-p.acked) / since.Seconds()
 	lost := info.retrans - p.retrans
 	segments := uint32(max(g.acked-p.acked, 0) / segment)
+	if lost == 0 && p.waits+p.paced > 0 {
+		p.queues += (float64(p.waits)/float64(p.waits+p.paced) - p.queues) / 3
+	}
 	switch {
-	case lost >= manyLost && lost*lostShare > segments:
-		p.lossUntil = now + int64(lossMemory)
-		p.rate = max(minRate, p.rate/3, min(p.rate, delivered*0.95))
-	case spare > 2*pathDelay:
+	case lost >= manyLost && lost*lostShare > segments && p.queues < 0.3:
+		p.police(g.acked, delivered, now)
+	case lost == 0 && spare > 2*pathDelay:
 		p.rate = max(minRate, p.rate/3, min(p.rate, delivered*0.9))
 	}
+	p.waits, p.paced = 0, 0
 	p.began, p.acked, p.retrans = now, g.acked, info.retrans
 }
 
@@ -204,4 +222,20 @@ func (g *governor) recovered(now int64) bool {
 	}
 	g.slow = nil
 	return true
+}
+
+// police notes that the path threw away what was too much. Its bucket was empty then as it was the last time: what arrived in between
+// is its rate. A little less fills the bucket again.
+func (p *pacer) police(acked int64, delivered float64, now int64) {
+	rate := delivered
+	if since := now - p.policedAt; p.policedAt != 0 && since < int64(policeMemory) {
+		rate = float64(acked-p.policedAcked) / (float64(since) / 1e9)
+	}
+	p.policedAt, p.policedAcked = now, acked
+	p.rate = max(minRate, p.rate/2, min(p.rate, rate*0.92))
+}
+
+// policed tells whether the path is one that throws away, as far as is known.
+func (p *pacer) policed(now int64) bool {
+	return p.policedAt != 0 && now-p.policedAt < int64(policeMemory)
 }

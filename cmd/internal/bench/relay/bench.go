@@ -163,7 +163,11 @@ func (b *bench) runLoad(round int, via string, l load, s *server) error {
 	err := b.world.inside(spec{Role: "load", Target: s.target(via), Load: l, Duration: b.duration}, m)
 	stop()
 	if err != nil {
-		return fmt.Errorf("%s %s %s: %w", s.name, via, l.Name, err)
+		if b.ctx.Err() != nil {
+			return b.ctx.Err()
+		}
+		fmt.Fprintf(b.log, "%d %s %s %s: no run: %v\n", round, via, l.Name, s.name, err)
+		return nil
 	}
 	fmt.Fprintf(b.log, "%d %s %s %s: %.2f µs, %.2f %% lost, %.2f / %.2f ms\n", round, via, l.Name, s.name, m.CPU, m.Lost, m.P50, m.P99)
 	b.rows = append(b.rows, row{Round: round, Server: s.name, Via: via, What: l.Name, Load: m})

@@ -109,7 +109,7 @@ func (c *client) allocate(t target, peer netip.AddrPort) error {
 	var realm stun.Realm
 	var nonce stun.Nonce
 	if err := answer.Parse(&realm, &nonce); err != nil {
-		return fmt.Errorf("the challenge: %w", err)
+		return fmt.Errorf("no challenge in %s %s: %w", answer, reason(answer), err)
 	}
 	signed := []stun.Setter{stun.NewUsername(t.User), realm, nonce, stun.NewLongTermIntegrity(t.User, realm.String(), t.Password)}
 	if answer, err = c.ask(stun.MethodAllocate, append([]stun.Setter{transport}, signed...)...); err != nil {
@@ -203,3 +203,12 @@ func closeAll[T io.Closer](list []T) {
 }
 
 func (c *client) Close() error { return c.conn.Close() }
+
+// reason is why a request was refused.
+func reason(answer *stun.Message) string {
+	var code stun.ErrorCodeAttribute
+	if code.GetFrom(answer) != nil {
+		return "(no reason)"
+	}
+	return code.String()
+}
