@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -40,6 +41,8 @@ type client struct {
 	stream  bool
 	relayed netip.AddrPort
 	out     []byte
+	signed  []stun.Setter
+	once    sync.Once
 }
 
 // corked keeps what TLS writes until flush, so that a burst is one packet of the network, as it is when a browser is quick.
@@ -111,8 +114,8 @@ func (c *client) allocate(t target, peer netip.AddrPort) error {
 	if err := answer.Parse(&realm, &nonce); err != nil {
 		return fmt.Errorf("no challenge in %s %s: %w", answer, reason(answer), err)
 	}
-	signed := []stun.Setter{stun.NewUsername(t.User), realm, nonce, stun.NewLongTermIntegrity(t.User, realm.String(), t.Password)}
-	if answer, err = c.ask(stun.MethodAllocate, append([]stun.Setter{transport}, signed...)...); err != nil {
+	c.signed = []stun.Setter{stun.NewUsername(t.User), realm, nonce, stun.NewLongTermIntegrity(t.User, realm.String(), t.Password)}
+	if answer, err = c.ask(stun.MethodAllocate, append([]stun.Setter{transport}, c.signed...)...); err != nil {
 		return err
 	}
 	var relayed stun.XORMappedAddress
@@ -123,7 +126,7 @@ func (c *client) allocate(t target, peer netip.AddrPort) error {
 	c.relayed = netip.AddrPortFrom(ip.Unmap(), uint16(relayed.Port))
 	number := stun.RawAttribute{Type: stun.AttrChannelNumber, Value: []byte{channel >> 8, channel & 0xff, 0, 0}}
 	to := peerAddress{stun.XORMappedAddress{IP: peer.Addr().AsSlice(), Port: int(peer.Port())}}
-	answer, err = c.ask(stun.MethodChannelBind, append([]stun.Setter{number, to}, signed...)...)
+	answer, err = c.ask(stun.MethodChannelBind, append([]stun.Setter{number, to}, c.signed...)...)
 	if err == nil && answer.Type.Class != stun.ClassSuccessResponse {
 		err = fmt.Errorf("ChannelBind: %s", answer)
 	}
@@ -202,7 +205,24 @@ func closeAll[T io.Closer](list []T) {
 	}
 }
 
-func (c *client) Close() error { return c.conn.Close() }
+// Close gives the allocation back, as browsers do, and closes. Without that the region behind a gateway keeps it for ten minutes, and
+// refuses whoever gets the gateway's port next (437).
+func (c *client) Close() error {
+	var err error
+	c.once.Do(func() {
+		none := stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)}
+		refresh := append([]stun.Setter{stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest), none}, c.signed...)
+		if m, failed := stun.Build(refresh...); failed == nil {
+			if c.cork != nil {
+				c.cork.on = false
+			}
+			_, _ = c.conn.Write(m.Raw)
+			time.Sleep(time.Millisecond)
+		}
+		err = c.conn.Close()
+	})
+	return err
+}
 
 // reason is why a request was refused.
 func reason(answer *stun.Message) string {
