@@ -53,7 +53,6 @@ const (
 
 type frameSeen struct {
 	got, of, bytes int
-	last           int64
 }
 
 // listener takes what arrives at the client.

@@ -48,7 +48,8 @@ func newWorld(dir string) (*world, error) {
 		return nil, err
 	}
 	commands := [][]string{
-		{"ip", "netns", "add", w.servers}, {"ip", "netns", "add", w.people},
+		{"ip", "netns", "add", w.servers},
+		{"ip", "netns", "add", w.people},
 		{"ip", "-n", w.servers, "link", "add", device, "type", "veth", "peer", "name", device, "netns", w.people},
 	}
 	for ns, addr := range map[string]string{w.servers: serverAddr, w.people: clientAddr} {
@@ -96,8 +97,10 @@ func (w *world) lay(p path) error {
 		commands = append(commands, []string{"ip", "-n", w.servers, "link", "set", device, "gso_max_segs", "1"})
 	}
 	if p.Kind == "tbf" {
-		commands = append(commands, []string{"tc", "-n", w.servers, "qdisc", "add", "dev", device, "root", "tbf",
-			"rate", fmt.Sprintf("%dbit", p.Rate), "burst", "10kb", "latency", "1000ms"})
+		commands = append(commands, []string{
+			"tc", "-n", w.servers, "qdisc", "add", "dev", device, "root", "tbf",
+			"rate", fmt.Sprintf("%dbit", p.Rate), "burst", "10kb", "latency", "1000ms",
+		})
 	}
 	if p.Congestion != "" {
 		commands = append(commands, []string{"ip", "netns", "exec", w.servers, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=" + p.Congestion})
