@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// recorder, run in a call page, notes when video frames were decoded and audio came, and every turn of the connection's
+// recorder, run in a call page, notes when audio and video came and frames were decoded, and every turn of the connection's
 // state. Its clock is this machine's: what it notes compares with times taken here.
 const recorder = `(() => {
   const pc = window.call.link.pc;
-  const r = window.recorded = { video: [], audio: [], turns: [] };
+  const r = window.recorded = { video: [], audio: [], frames: [], turns: [] };
   const turn = (what) => r.turns.push({ at: Date.now(), what });
   turn('recording');
   pc.addEventListener('connectionstatechange', () => turn(pc.connectionState));
@@ -21,13 +21,16 @@ const recorder = `(() => {
   pc.addEventListener('signalingstatechange', () => turn('signaling ' + pc.signalingState));
   pc.addEventListener('icecandidate', (e) => e.candidate && turn('candidate ' + e.candidate.type + ' ' + (e.candidate.relayProtocol ?? '') + ' ' + e.candidate.address));
   const last = {};
+  // A description that is rolled back makes the counters begin anew: more than nothing, and not what it was.
+  const count = (what, now) => {
+    if (now > 0 && now !== last[what]) r[what].push(Date.now());
+    last[what] = now;
+  };
   const look = async () => {
     for (const s of (await pc.getStats()).values()) {
       if (s.type !== 'inbound-rtp') continue;
-      // A description that is rolled back makes the counters begin anew: more than nothing, and not what it was.
-      const now = s.kind === 'video' ? s.framesDecoded : s.packetsReceived;
-      if (now > 0 && now !== last[s.kind]) r[s.kind].push(Date.now());
-      last[s.kind] = now;
+      count(s.kind, s.packetsReceived);
+      if (s.kind === 'video') count('frames', s.framesDecoded);
     }
     setTimeout(look, 25);
   };
@@ -37,9 +40,10 @@ const recorder = `(() => {
 
 // recording is what the recorder noted; times are Unix milliseconds.
 type recording struct {
-	Video []float64 `json:"video"`
-	Audio []float64 `json:"audio"`
-	Turns []struct {
+	Audio  []float64 `json:"audio"`
+	Video  []float64 `json:"video"`
+	Frames []float64 `json:"frames"`
+	Turns  []struct {
 		At   float64 `json:"at"`
 		What string  `json:"what"`
 	} `json:"turns"`
@@ -90,20 +94,21 @@ func (r recording) story(cut time.Time) string {
 }
 
 // mediaIsBack waits until both pages have had the gap that the cut made and media behind it, and returns from the cut to
-// the last of the first: of audio packets and decoded frames, both ways.
+// the last of the first packets: of audio and video, both ways. When a picture can be decoded again is up to the browsers.
 func mediaIsBack(t testing.TB, cut time.Time, pages map[string]*tab) (took time.Duration) {
 	t.Helper()
 	for name, p := range pages {
 		var r recording
-		var audio, video time.Duration
+		var audio, video, frames time.Duration
 		waitForOr(t, "media after the cut at "+name, callTimeout, func() bool {
 			r = p.recorded()
-			var heard, seen bool
-			_, audio, heard = gap(r.Audio, cut)
-			_, video, seen = gap(r.Video, cut)
-			return heard && seen
+			var a, v, f bool
+			_, audio, a = gap(r.Audio, cut)
+			_, video, v = gap(r.Video, cut)
+			_, frames, f = gap(r.Frames, cut)
+			return a && v && f
 		}, func() string { return r.story(cut) })
-		t.Logf("%s: audio is back after %v, video after %v%s", name, audio, video, r.story(cut))
+		t.Logf("%s: audio is back after %v, video after %v, a picture after %v%s", name, audio, video, frames, r.story(cut))
 		took = max(took, audio, video)
 	}
 	return took

@@ -83,9 +83,7 @@ func (l *laboratory) closedSoon(t testing.TB, c *smallCall, cut time.Time) {
 		case <-end.ended:
 			took := end.closed.Sub(cut).Round(time.Millisecond)
 			t.Logf("end %d of the call before was closed %v after its rung", i, took)
-			if took > closedMost {
-				t.Errorf("closed after %v, want %v at most", took, closedMost)
-			}
+			within(t, "closing the clients of a dead rung", took, closedMost)
 		case <-time.After(10 * time.Second):
 			t.Fatalf("end %d of the call before is still open", i)
 		}
