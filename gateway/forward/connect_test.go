@@ -130,6 +130,26 @@ func TestAbuse_B06(t *testing.T) {
 	}
 }
 
+// TestIdleLimit: a waiting room may be silent for longer than others.
+func TestIdleLimit(t *testing.T) {
+	for _, tt := range []struct {
+		set  time.Duration
+		kind kind
+		want time.Duration
+	}{
+		{0, serviceHost, time.Hour},
+		{0, serviceRelay, 10 * time.Minute},
+		{0, extra, 10 * time.Minute},
+		{time.Second, serviceHost, time.Second},
+		{time.Second, extra, time.Second},
+	} {
+		tunnel := &tunnel{p: &Proxy{opts: Options{IdleTimeout: tt.set}}, verdict: verdict{kind: tt.kind}}
+		if got := tunnel.idleLimit(); got != tt.want {
+			t.Errorf("kind %v, set to %v: %v, want %v", tt.kind, tt.set, got, tt.want)
+		}
+	}
+}
+
 // TestLogWithoutAddresses: an error of a connection names both its ends, and the log has them only where it may.
 func TestLogWithoutAddresses(t *testing.T) {
 	for _, full := range []bool{false, true} {

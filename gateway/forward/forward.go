@@ -74,7 +74,8 @@ type Options struct {
 	DialTimeout time.Duration
 	// FirstBytesTimeout is how long a client may take to show what it speaks inside a tunnel. 0 means 10 seconds.
 	FirstBytesTimeout time.Duration
-	// IdleTimeout ends a tunnel through which nothing has moved in either direction. 0 means 10 minutes.
+	// IdleTimeout ends a tunnel through which nothing has moved in either direction. 0 means an hour to the services' hosts, where
+	// a WebSocket of a waiting room may be silent for long, and 10 minutes to all else.
 	IdleTimeout time.Duration
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
@@ -120,7 +121,6 @@ func New(o Options) (*Proxy, error) {
 	o.MaxTunnels = orDefault(o.MaxTunnels, 8000)
 	o.DialTimeout = orDefault(o.DialTimeout, 20*time.Second)
 	o.FirstBytesTimeout = orDefault(o.FirstBytesTimeout, 10*time.Second)
-	o.IdleTimeout = orDefault(o.IdleTimeout, 10*time.Minute)
 	p := &Proxy{
 		opts: o, log: o.Log, metrics: newMetrics(o.Registry), auth: newAuthenticator(o.Verify),
 		tunnels: make(map[*tunnel]struct{}), clients: make(map[netip.Addr]int),

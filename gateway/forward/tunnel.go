@@ -302,12 +302,20 @@ func (t *tunnel) watch() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.ended {
-		t.watchdog = time.AfterFunc(t.p.opts.IdleTimeout, t.checkIdle)
+		t.watchdog = time.AfterFunc(t.idleLimit(), t.checkIdle)
 	}
 }
 
+// idleLimit is how long nothing may move.
+func (t *tunnel) idleLimit() time.Duration {
+	if t.verdict.kind == serviceHost {
+		return orDefault(t.p.opts.IdleTimeout, time.Hour)
+	}
+	return orDefault(t.p.opts.IdleTimeout, 10*time.Minute)
+}
+
 func (t *tunnel) checkIdle() {
-	left := t.p.opts.IdleTimeout - t.activity.silence()
+	left := t.idleLimit() - t.activity.silence()
 	if left <= 0 {
 		t.end(errIdle)
 		return
