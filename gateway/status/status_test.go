@@ -289,9 +289,16 @@ func TestWriteText(t *testing.T) {
 	WriteText(&b, Snapshot{
 		Verdict: "degraded", Sentence: "One of two regions is down.", Advice: "Calls go on through fra.", Name: "gw.example", Version: "1",
 		Services: []Service{{Name: "calls", Chosen: "fra", Regions: []Region{{Name: "fra", Up: true, RTTms: 12.3, Rung: "udp"}, {Name: "lon", Rungs: []Rung{{Name: "udp", State: "down", Why: "no answer"}}}}}},
-		Refused:  []Refused{{Network: "10.9.9.0/24", Count: 3, Write: "clients: [10.9.9.0/24]"}},
+		Certificates: []Certificate{
+			{Names: []string{"gw.example"}, Expires: time.Date(2027, 2, 3, 0, 0, 0, 0, time.UTC), Source: "acme", Problem: "the authority can't reach port 443"},
+			{Names: []string{"pac.example"}, Source: "acme"},
+		},
+		Refused: []Refused{{Network: "10.9.9.0/24", Count: 3, Write: "clients: [10.9.9.0/24]"}},
 	})
-	for _, want := range []string{"! One of two regions is down.\n  → Calls go on through fra.\n", "fra  udp", "12 ms", "nearest", "no answer", "✕", "no answer", "clients: [10.9.9.0/24]"} {
+	for _, want := range []string{
+		"! One of two regions is down.\n  → Calls go on through fra.\n", "fra  udp", "12 ms", "nearest", "no answer", "✕", "no answer", "clients: [10.9.9.0/24]",
+		"[gw.example]  until 2027-02-03  acme\n  → the authority can't reach port 443\n", "[pac.example]  not issued yet  acme\n",
+	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, b.String())
 		}

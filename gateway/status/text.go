@@ -48,7 +48,15 @@ func WriteText(out io.Writer, s Snapshot) {
 		}
 	}
 	for _, cert := range s.Certificates {
-		fmt.Fprintf(t, "\ncertificate\t%v\tuntil %s\t%s\n", cert.Names, cert.Expires.Format(time.DateOnly), cert.Source)
+		until := "not issued yet"
+		if !cert.Expires.IsZero() {
+			until = "until " + cert.Expires.Format(time.DateOnly)
+		}
+		fmt.Fprintf(t, "\ncertificate\t%v\t%s\t%s\n", cert.Names, until, cert.Source)
+		if cert.Problem != "" {
+			_ = t.Flush() // a sentence is no column
+			fmt.Fprintf(out, "  → %s\n", cert.Problem)
+		}
 	}
 	_ = t.Flush()
 	for _, r := range s.Refused {
