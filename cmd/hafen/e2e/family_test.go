@@ -57,6 +57,7 @@ func familyCall(t *testing.T, cloud6 bool) {
 	ward.onlyTo(t, "meta nfproto ipv6 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit }", "ip daddr "+gatewayAddr+" tcp dport 443", "ip6 daddr "+gatewayAddr6+" tcp dport 443")
 	ward.nft(t, "insert rule inet fw input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept")
 	l.waitRungs("frankfurt", "udp:3478")
+	ward.waitTCP(t, hostPort(gateway, 443)) // neighbours find each other
 	for _, via := range []string{"tls", "tcp"} {
 		c, err := l.trySmallCall(ward, via, gateway, 10*time.Second)
 		if err != nil {
