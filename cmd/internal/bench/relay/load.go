@@ -264,7 +264,12 @@ func dialMany(t target, peer netip.AddrPort, n int) ([]*client, error) {
 		go func() {
 			defer wg.Done()
 			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
-				clients[i], errs[i] = dial(t, peer)
+				// A gateway's port may be one that its region remembers from an earlier client, and refuses (437): that one tries again.
+				for range 3 {
+					if clients[i], errs[i] = dial(t, peer); errs[i] == nil {
+						break
+					}
+				}
 			}
 		}()
 	}
