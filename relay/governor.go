@@ -108,23 +108,27 @@ func (g *governor) wrote(written, now int64) {
 	g.count++
 }
 
-// saw notes how many bytes are under way, and tells how long the oldest of them has been.
-func (g *governor) saw(underway int, now int64) time.Duration {
+// saw notes how many bytes are under way, and tells how long the oldest of them has been. waiting: somebody has waited for the path all
+// the time, so what was acknowledged since took that long; who looks only when the path has moved would never see it stand.
+func (g *governor) saw(underway int, waiting bool, now int64) (late time.Duration) {
 	g.acked = g.written - int64(underway)
 	done := 0
 	for done < g.count && g.marks[done].end <= g.acked {
 		done++
 	}
 	if done > 0 {
+		if waiting {
+			late = time.Duration(now - g.marks[done-1].at)
+		}
 		g.count = copy(g.marks[:], g.marks[done:g.count])
 	}
 	if g.count < len(g.marks)/4 {
 		g.every = max(g.every/2, markEvery)
 	}
 	if g.count == 0 {
-		return 0
+		return late
 	}
-	return time.Duration(now - g.marks[0].at)
+	return max(late, time.Duration(now-g.marks[0].at))
 }
 
 // young tells how much may be written to a path that has not shown much yet; 0: nothing for now.

@@ -59,7 +59,7 @@ func drive(p *simulatedPath, demand float64, tooLong time.Duration) (g *governor
 	waits := 0.0 // what the application has to send
 	for now := step; now <= total; now += step {
 		waits = min(waits+demand*float64(step)/1e9, 40<<10)
-		age := g.saw(p.underway(now), now)
+		age := g.saw(p.underway(now), false, now)
 		if age > tooLong {
 			lateSteps++
 		}
@@ -67,7 +67,7 @@ func drive(p *simulatedPath, demand float64, tooLong time.Duration) (g *governor
 			half = p.acked
 		}
 		for now >= wake && waits >= 1200 {
-			age = g.saw(p.underway(now), now)
+			age = g.saw(p.underway(now), false, now)
 			info := pathInfo{minRTT: p.rtt, retrans: p.retrans}
 			room, wait := g.young(), youngPause
 			if g.slow == nil && age > info.minRTT+lateDelay {
@@ -128,7 +128,7 @@ func TestGovernorForgets(t *testing.T) {
 	g := new(governor)
 	now := int64(time.Second)
 	g.wrote(5000, now)
-	late := g.saw(5000, now+int64(200*time.Millisecond))
+	late := g.saw(5000, false, now+int64(200*time.Millisecond))
 	if late < 200*time.Millisecond {
 		t.Fatalf("late is %v", late)
 	}
@@ -142,5 +142,19 @@ func TestGovernorForgets(t *testing.T) {
 	}
 	if !g.recovered(now+int64(slowMemory)) || g.slow != nil {
 		t.Error("not recovered")
+	}
+}
+
+// Whoever looks only after the path has moved sees that it stood.
+func TestGovernorSeesAStallThatIsOver(t *testing.T) {
+	g := new(governor)
+	g.wrote(5000, int64(time.Second))
+	end := int64(time.Second + 210*time.Millisecond)
+	if late := g.saw(0, true, end); late != 210*time.Millisecond {
+		t.Errorf("late is %v", late)
+	}
+	g.wrote(10000, end)
+	if late := g.saw(0, false, 10*end); late != 0 {
+		t.Errorf("late is %v, though nobody waited", late)
 	}
 }

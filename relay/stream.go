@@ -146,7 +146,7 @@ func (st *stream) room(now int64) int {
 	if written != g.written {
 		g.wrote(written, now)
 	}
-	late := g.saw(underway, now)
+	late := g.saw(underway, st.draining && g.slow == nil, now)
 	if g.slow == nil && late < lateDelay {
 		return st.young()
 	}
