@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// fullChunk is the most that one write takes. A path that has been slow lately gets slowChunk, since what is written can't be
-	// overtaken any more.
+	// fullChunk is the most that one write takes; a slow path gets what its governor allows. slowChunk is for streams without one, since
+	// what is written can't be overtaken any more.
 	fullChunk = 16 << 10
 	slowChunk = 2600
 	// chunkMessages is the most messages in one write: each is a TLS record, which takes some 30 bytes more.
