@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse bench-proxy fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse bench bench-narrow bench-proxy longpoll long fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,18 @@ lab: deps build ## leave the laboratory standing, for a person to try things
 
 abuse: deps ## the abuse cases against the running program, the long ones too
 	$(GO) test -race -count=1 -timeout 10m -parallel 5 -run '^TestAbuse' -v ./cmd/hafen/e2e -abuse
+
+bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root)
+	$(GO) run ./cmd/internal/bench/relay -json bench.json $(BENCHFLAGS)
+
+bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside coturn and pion/turn (root)
+	$(GO) run ./cmd/internal/bench/relay -part narrow $(BENCHFLAGS)
+
+longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
+	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestThroughCONNECT$$' ./cmd/hafen/e2e
+
+long: deps ## what takes minutes: a region that comes nearer, seen by a running call (root)
+	$(GO) test -count=1 -timeout 20m -v -run '^TestNearestMoves$$' ./cmd/hafen/e2e -long
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)
