@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/crypto/argon2"
@@ -101,5 +102,8 @@ func VerifyPassword(hash, password string) bool {
 		return false
 	}
 	key := argon2.IDKey([]byte(password), h.salt, h.time, h.memory, h.lanes, uint32(len(h.key)))
+	// What the hash has used is large and garbage at once: left to the collector's own pace, a few guesses in a row
+	// would stand in memory together. Hashes are few, a second's worth at most.
+	debug.FreeOSMemory()
 	return subtle.ConstantTimeCompare(key, h.key) == 1
 }
