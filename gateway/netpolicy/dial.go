@@ -47,6 +47,7 @@ type Dialer struct {
 	Now func() time.Time
 
 	failures failures
+	sources  portTurn // of UDP
 }
 
 func (d *Dialer) now() time.Time {
@@ -165,6 +166,9 @@ func (d *Dialer) dialOne(ctx context.Context, network string, ap netip.AddrPort,
 			}
 			return nil
 		},
+	}
+	if strings.HasPrefix(network, "udp") {
+		return d.dialUDP(ctx, nd, network, ap)
 	}
 	return nd.DialContext(ctx, network, ap.String())
 }
