@@ -216,7 +216,7 @@ type MaxBandwidth struct {
 
 // Queue is what waits for a slow stream client.
 type Queue struct {
-	// MaxAge is the age at which a frame is dropped: video first, then audio.
+	// MaxAge is the age at which a video frame is dropped. Audio is kept for twice as long: after a stall it is what is heard first.
 	MaxAge time.Duration `mapstructure:"max_age"`
 }
 

@@ -4,8 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha1"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -14,10 +17,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v2"
 	"go.uber.org/goleak"
 
 	"hafen/configs"
@@ -80,10 +86,11 @@ func service(name string, region *region, hosts ...string) configs.Service {
 	}
 }
 
-// region answers Binding requests and keeps what else it gets.
+// region answers Binding requests, challenges Allocates, and keeps what it gets of them.
 type region struct {
-	conn *net.UDPConn
-	got  chan []byte
+	conn   *net.UDPConn
+	got    chan []byte // Allocates of clients, as this file makes them
+	signed chan []byte // Allocates with a MESSAGE-INTEGRITY: the gateway's own probes
 }
 
 func newRegion(t *testing.T) *region {
@@ -92,7 +99,7 @@ func newRegion(t *testing.T) *region {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &region{conn: conn, got: make(chan []byte, 64)}
+	r := &region{conn: conn, got: make(chan []byte, 64), signed: make(chan []byte, 64)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -102,6 +109,8 @@ func newRegion(t *testing.T) *region {
 	return r
 }
 
+const regionRealm, regionNonce = "cloud.example", "a-nonce-of-the-region"
+
 func (r *region) answer() {
 	buf := make([]byte, 2048)
 	for {
@@ -109,15 +118,32 @@ func (r *region) answer() {
 		if err != nil {
 			return
 		}
-		msg := bytes.Clone(buf[:n])
-		if binary.BigEndian.Uint16(msg) == 0x0001 { // Binding request
-			_, _ = r.conn.WriteToUDPAddrPort(bindingSuccess(msg, from), from)
+		msg := &stun.Message{Raw: bytes.Clone(buf[:n])}
+		if msg.Decode() != nil {
 			continue
 		}
-		select {
-		case r.got <- msg:
+		switch {
+		case msg.Type == stun.BindingRequest:
+			_, _ = r.conn.WriteToUDPAddrPort(bindingSuccess(msg.Raw, from), from)
+		case msg.Contains(stun.AttrMessageIntegrity):
+			keep(r.signed, msg.Raw)
+		case bytes.Equal(msg.TransactionID[:], stunRequest(0x0003)[8:]):
+			keep(r.got, msg.Raw)
 		default:
+			refusal, err := stun.Build(msg, stun.NewType(msg.Type.Method, stun.ClassErrorResponse), stun.CodeUnauthorized,
+				stun.NewRealm(regionRealm), stun.NewNonce(regionNonce))
+			if err == nil {
+				_, _ = r.conn.WriteToUDPAddrPort(refusal.Raw, from)
+			}
 		}
+	}
+}
+
+// keep does not wait: what a test does not look at is dropped.
+func keep(to chan []byte, msg []byte) {
+	select {
+	case to <- msg:
+	default:
 	}
 }
 
@@ -299,35 +325,44 @@ func TestBinding(t *testing.T) {
 	}
 }
 
-// TestTwoServices: a client's TURN goes to the relays of the service whose gateway name it asked for, and to no other's.
+// TestTwoServices: each service has relays and a secret of its own. A client's TURN goes to the relays of the service whose gateway
+// name it asked for, and to no other's; and what the gateway signs towards a relay, it signs with that service's secret.
 func TestTwoServices(t *testing.T) {
 	regions := map[string]*region{"north": newRegion(t), "south": newRegion(t)}
+	secrets := map[string]string{"north": "the secret of the north", "south": "another one, of the south"}
 	w := newWorld(t, func(c *configs.Config) {
-		north, south := service("north", regions["north"], "call.north.example"), service("south", regions["south"], "call.south.example")
-		south.GatewayName = "south-gw.hospital.example"
-		c.Services = []configs.Service{north, south}
+		c.Services = nil
+		for _, name := range []string{"north", "south"} {
+			s := service(name, regions[name], "call."+name+".example")
+			s.TURNCredentials.SecretFile = filepath.Join(t.TempDir(), name)
+			if err := os.WriteFile(s.TURNCredentials.SecretFile, []byte(secrets[name]+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.Services = append(c.Services, s)
+		}
+		c.Services[1].GatewayName = "south-gw.hospital.example"
 	})
 	w.until("both regions to be up", func() bool {
 		code, _ := w.machines("/readyz?strict=1")
 		return code == 200
 	})
-	for service, sni := range map[string]string{"north": ownName, "south": "south-gw.hospital.example"} {
+	for name, sni := range map[string]string{"north": ownName, "south": "south-gw.hospital.example"} {
 		conn := w.dial(sni)
 		allocate := stunRequest(0x0003)
 		if _, err := conn.Write(allocate); err != nil {
 			t.Fatal(err)
 		}
 		select {
-		case got := <-regions[service].got:
+		case got := <-regions[name].got:
 			if !bytes.Equal(got[:20], allocate) {
-				t.Errorf("%s: the region got % x", service, got)
+				t.Errorf("%s: the region got % x", name, got)
 			}
 		case <-time.After(5 * time.Second):
-			t.Fatalf("%s: the region got nothing\n%s", service, w.log)
+			t.Fatalf("%s: the region got nothing\n%s", name, w.log)
 		}
 		for other, r := range regions {
-			if other != service && len(r.got) > 0 {
-				t.Errorf("an Allocate for %s came to %s", service, other)
+			if other != name && len(r.got) > 0 {
+				t.Errorf("an Allocate for %s came to %s", name, other)
 			}
 		}
 		_ = conn.Close()
@@ -337,6 +372,32 @@ func TestTwoServices(t *testing.T) {
 			}
 		}
 	}
+	for name, r := range regions {
+		select {
+		case msg := <-r.signed:
+			for of, secret := range secrets {
+				if got, want := signedWith(msg, secret), of == name; got != want {
+					t.Errorf("what came to %s is signed with the secret of %s: %v", name, of, got)
+				}
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("%s: the region got no signed probe\n%s", name, w.log)
+		}
+	}
+}
+
+// signedWith reports whether a message carries a time-limited user name and a MESSAGE-INTEGRITY of the password that the secret
+// gives it.
+func signedWith(raw []byte, secret string) bool {
+	msg := &stun.Message{Raw: bytes.Clone(raw)}
+	var user stun.Username
+	if msg.Decode() != nil || user.GetFrom(msg) != nil {
+		return false
+	}
+	mac := hmac.New(sha1.New, []byte(secret))
+	mac.Write([]byte(user))
+	password := base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	return stun.NewLongTermIntegrity(user.String(), regionRealm, password).Check(msg) == nil
 }
 
 // TestNotAClient: whoever is outside the client networks gets one sentence with the address that we saw, whatever is asked
