@@ -264,15 +264,15 @@ func (p *Proxy) refused(resp *http.Response, local net.Addr, target string) erro
 	for _, s := range schemes {
 		switch {
 		case strings.EqualFold(s, "Basic") && p.Username == "":
-			return errors.New("it wants a user name and a password; write them into `egress.proxy` or `egress.proxy_file`")
+			return errors.New("it answered 407: it wants a user name and a password; write them into `egress.proxy` or `egress.proxy_file`")
 		case strings.EqualFold(s, "Basic"):
-			return errors.New("it does not accept our user name and password; check `egress.proxy` or `egress.proxy_file`")
+			return errors.New("it answered 407: it does not accept our user name and password; check `egress.proxy` or `egress.proxy_file`")
 		}
 	}
 	if offered == "" {
 		offered = "no scheme at all"
 	}
-	return fmt.Errorf("it asks for authentication and offers %s, the gateway knows Basic only; ask its administrators to exempt %s by source address for %s",
+	return fmt.Errorf("it answered 407: it asks for authentication and offers %s, the gateway knows Basic only; ask its administrators to exempt %s by source address for %s",
 		clip(offered), hostOf(local), target)
 }
 

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
+	"regexp"
 	"testing"
 )
 
@@ -30,10 +32,17 @@ func scenario(t *testing.T, run func(t *testing.T)) {
 			t.Logf("%s", lastLines(string(out), 2000))
 			return
 		case try == 2:
-			t.Fatalf("failed twice: %v\n%s", err, lastLines(string(out), 20000))
+			t.Fatalf("failed twice: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 20000))
 		}
-		t.Logf("RETRIED, the first try failed: %v\n%s", err, lastLines(string(out), 6000))
+		t.Logf("RETRIED, the first try failed: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 6000))
 	}
+}
+
+var complaint = regexp.MustCompile(`(?m)^\s+[a-z_]+_test\.go:\d+: .*$`)
+
+// complaints are what the test itself said: programs' outputs behind it may be long.
+func complaints(out []byte) string {
+	return string(bytes.Join(complaint.FindAll(out, 20), []byte("\n")))
 }
 
 // browsers bounds how many scenarios run at once: each has two Chromiums, and the machine two cores.
