@@ -16,7 +16,6 @@ func notYet() []notYetKey {
 		{key: "precall.networks"},
 		{key: "precall.mode", values: []string{"lenient", "strict"}},
 		{key: "admin.listen"},
-		{key: "admin.users[].role", values: []string{"helpdesk"}},
 		{key: "events.*"},
 		{key: "audit.*"},
 		{key: "store"},

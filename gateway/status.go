@@ -8,7 +8,8 @@ import (
 func (g *Gateway) makeStatus() (err error) {
 	g.status, err = status.New(status.Options{
 		Config: g.cfg, Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
-		Log: g.log.With("area", "status"), Now: g.opts.Now,
+		Helpdesk: g.helpdesk(),
+		Log:      g.log.With("area", "status"), Now: g.opts.Now,
 	})
 	if err != nil {
 		return err

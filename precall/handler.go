@@ -43,10 +43,10 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 		page.Plain(w, status, fmt.Sprintf("Refused: %v.", err))
 		return
 	}
-	now := s.opts.Now()
+	now, lang := s.opts.Now(), page.Language(r, s.texts.Languages())
 	g := s.gatewayHalf(r.Context())
 	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
-	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Network: shorten(from), Measurements: m, Gateway: g}
+	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
 	rec.Result = Analyse(m, g, s.thresholds)
 	if err := s.keep(r.Context(), &rec); err != nil {
 		s.opts.Log.Error("a precall run could not be kept", "err", err)
@@ -56,7 +56,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	s.metrics.runs.WithLabelValues(string(rec.Result.Verdict)).Inc()
 	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network)
 	writeJSON(w, http.StatusOK, answer{
-		Report: s.Report(rec, page.Language(r, s.texts.Languages())), Sentence: sentence(rec.Result), Network: rec.Network.String(),
+		Report: s.Report(rec, lang), Sentence: sentence(rec.Result), Network: rec.Network.String(),
 	})
 }
 

@@ -16,7 +16,9 @@ type Record struct {
 	ID, Code string
 	Time     time.Time
 	// Network is the client's, shortened: an IPv4 /24 or an IPv6 /48.
-	Network      netip.Prefix
+	Network netip.Prefix
+	// Lang is the language that the page spoke: the help desk answers in it.
+	Lang         string
 	Measurements Measurements
 	Gateway      Gateway
 	Result       Result

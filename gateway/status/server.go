@@ -37,6 +37,8 @@ type Options struct {
 	Client func(*http.Request) netip.Addr
 	// Gatherer has the metrics.
 	Gatherer prometheus.Gatherer
+	// Helpdesk is what the role helpdesk sees, and admins too.
+	Helpdesk Helpdesk
 	// Site tells the house of whoever asks. nil: that of the configuration.
 	Site func(*http.Request) page.Site
 	// Log takes one line for each login and refusal. nil: silent.
@@ -54,6 +56,8 @@ type Server struct {
 	assets *page.FileSet
 	pages  map[string]*page.Template
 	routes http.Handler
+
+	helpdesk helpdesk
 }
 
 // New makes a Server.
@@ -71,10 +75,11 @@ func New(o Options) (*Server, error) {
 		o.Site = func(*http.Request) page.Site { return page.Site{Name: o.Config.Site.Name, Help: o.Config.Site.Help} }
 	}
 	s := &Server{opts: o, log: o.Log, pages: make(map[string]*page.Template)}
-	var errs [2]error
+	var errs [3]error
 	s.logins = newLogins(o.Config.Admin.Users, o.Now)
 	s.texts, errs[0] = page.LoadTexts(web, "web/messages.*.json")
 	s.assets, errs[1] = page.NewFileSet(web, "web", assetPath)
+	s.helpdesk, errs[2] = newHelpdesk()
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
@@ -96,14 +101,16 @@ const (
 	maxForm = 4 << 10
 )
 
-// makeRoutes is the whole of /status/. Every route but the login itself and the assets is behind the login.
+// makeRoutes is the whole of /status/. Every route but the login itself and the assets is behind the login, and what tells of
+// the configuration behind the role admin.
 func (s *Server) makeRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+assetPath, s.assets)
 	mux.HandleFunc("GET /status/{$}", s.showStatus)
 	mux.HandleFunc("POST /status/login", s.login)
 	mux.Handle("POST /status/logout", s.loggedIn(http.HandlerFunc(s.logout)))
-	mux.Handle("GET /status/api/snapshot", s.loggedIn(s.JSON()))
+	mux.Handle("GET /status/api/snapshot", s.admins(s.JSON()))
+	s.addHelpdesk(mux)
 	// A form on a foreign page can't use somebody's session: http.CrossOriginProtection, and the cookie is SameSite=Strict.
 	return s.fromAdminNetworks(http.NewCrossOriginProtection().Handler(mux))
 }
@@ -168,6 +175,10 @@ func (s *Server) showStatus(w http.ResponseWriter, r *http.Request) {
 	user, ok := s.user(r)
 	if !ok {
 		s.showLogin(w, r, http.StatusOK, "", 0)
+		return
+	}
+	if user.Role == roleHelpdesk {
+		http.Redirect(w, r, helpdeskPath, http.StatusSeeOther)
 		return
 	}
 	s.pages["status"].Render(w, r, page.View{
