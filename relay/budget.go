@@ -146,6 +146,13 @@ func (p *proof) knows(nonce []byte) bool {
 	return len(p.nonce) > 0 && bytes.Equal(p.nonce, nonce)
 }
 
+// shown tells whether the five-tuple has ever come with such a nonce.
+func (p *proof) shown() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.given > 0
+}
+
 // give grants one answer; false: there were enough.
 func (p *proof) give() bool {
 	p.mu.Lock()

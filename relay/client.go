@@ -39,6 +39,15 @@ func (s *Server) begin(ses *session) {
 	if s.ctx.Err() != nil { // Close may have looked before
 		ses.end(errClosing)
 	}
+	if ses.hasEnded() { // ousted before it was there
+		s.table.remove(ses)
+	}
+}
+
+func (ses *session) hasEnded() bool {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	return ses.ended
 }
 
 // reason is why the session ended; nil: as it should.

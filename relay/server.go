@@ -81,16 +81,17 @@ type Options struct {
 // Server carries TURN for clients. It owns every session and what belongs to it; connections are handed to it with
 // ServeStream and sockets with ServePacket, and are closed by it.
 type Server struct {
-	config   *configs.Config
-	dialer   *netpolicy.Dialer
-	admit    func(netip.Addr) error
-	log      *slog.Logger
-	registry prometheus.Registerer // nil: no metrics
-	now      func() time.Time
-	metrics  *metrics
-	regions  *regions
-	engine   *engine
-	table    *table
+	config    *configs.Config
+	dialer    *netpolicy.Dialer
+	admit     func(netip.Addr) error
+	log       *slog.Logger
+	registry  prometheus.Registerer // nil: no metrics
+	now       func() time.Time
+	metrics   *metrics
+	regions   *regions
+	engine    *engine
+	table     *table
+	strangers *strangers
 
 	endings  *rate.Limiter // log lines of clients that never had an allocation
 	unlogged atomic.Int64
@@ -118,7 +119,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		config: o.Config, dialer: o.Dialer, admit: o.Admit, log: o.Log, registry: o.Registry, now: o.Now,
-		table: newTable(o.Config.Limits), endings: newEndings(),
+		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}
 	if s.admit == nil {
 		s.admit = s.admitConfigured

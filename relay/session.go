@@ -54,6 +54,7 @@ var (
 	errLate        = fail("err_timeout", "no allocation was won in time")
 	errOutlived    = fail("err_timeout", "the allocation expired")
 	errHalf        = fail("err_timeout", "the rest of a message did not come")
+	errOusted      = fail("err_limit", "a newer stranger needed the place")
 	errLeft        = fail("err_client", "the client left before it had an allocation")
 )
 

@@ -16,9 +16,6 @@ const (
 	// VerifyTimeout is how long a UDP five-tuple has for winning an allocation. It may be an invention, so it gets less time than
 	// a stream: a challenge, a signed request and its answer.
 	VerifyTimeout = 10 * time.Second
-	// maxUnverified bounds the five-tuples on the way to an allocation: each holds a socket towards a region. Strangers beyond it
-	// get silence, and have TCP.
-	maxUnverified = 256
 	// listenerBuffer is what the kernel may keep for a socket that all UDP clients share; it gives what its own limits allow.
 	listenerBuffer = 4 << 20
 	// readPause is the longest pause after a failed read; a listener never ends for one.
@@ -70,12 +67,9 @@ type listener struct {
 	server *Server
 	socket *datagrams
 	port   uint16
-	budget *budget
 
-	mu         sync.Mutex
-	clients    map[tuple]*packetClient
-	unverified map[netip.Prefix]int
-	strangers  int // the sum of unverified
+	mu      sync.Mutex
+	clients map[tuple]*packetClient
 
 	run     [][]byte // messages of one client, in a row
 	runFrom *packetClient
@@ -87,10 +81,7 @@ func newListener(s *Server, pc *net.UDPConn) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the socket: %w", err)
 	}
-	l := &listener{
-		server: s, socket: &datagrams{raw: raw}, budget: newBudget(),
-		clients: make(map[tuple]*packetClient), unverified: make(map[netip.Prefix]int),
-	}
+	l := &listener{server: s, socket: &datagrams{raw: raw}, clients: make(map[tuple]*packetClient)}
 	if a, ok := pc.LocalAddr().(*net.UDPAddr); ok {
 		l.port = uint16(a.Port)
 	}
@@ -169,7 +160,7 @@ func (l *listener) datagram(batch *addressedBatch, i int, msg []byte, now time.T
 	if proven && c != nil {
 		proven = c.proof.give()
 	}
-	if !proven && !l.budget.allows(t.client.Addr(), now) {
+	if !proven && !l.server.strangers.allows(t.client.Addr(), now) {
 		l.ignore("budget")
 		return
 	}
@@ -258,18 +249,17 @@ func (l *listener) newClient(t tuple, batch *addressedBatch, i int) *packetClien
 
 // keep takes a client into the table if there is room for one more that has proved nothing.
 func (l *listener) keep(c *packetClient) bool {
-	network := clientNetwork(c.tuple.client.Addr())
-	limit := l.server.config.Limits.PendingPerClient
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.strangers >= maxUnverified || limit > 0 && l.unverified[network] >= limit {
-		return false
+	l.clients[c.tuple] = c // before anybody can oust it
+	l.mu.Unlock()
+	ousted, ok := l.server.strangers.welcome(c)
+	if !ok {
+		c.close()
 	}
-	l.clients[c.tuple] = c
-	l.unverified[network]++
-	l.strangers++
-	c.pending = true
-	return true
+	if ousted != nil {
+		ousted.session.end(errOusted)
+	}
+	return ok
 }
 
 func (l *listener) find(t tuple) *packetClient {
@@ -295,45 +285,21 @@ type packetClient struct {
 	to       destination
 	session  *session
 	proof    proof // while it has no allocation
-
-	// Guarded by listener.mu.
-	pending bool
-	counted bool // in the budget, as verified
+	known    bool  // in the budget, as verified; the strangers' lock guards it
 }
 
 // verified tells whether the client has shown that it receives what is sent to it: an allocation takes a nonce that it was sent.
 func (c *packetClient) verified() bool { return c.session.inPhase(phaseAllocated) }
 
 // verify is called when the client has won an allocation.
-func (c *packetClient) verify() {
-	c.listener.mu.Lock()
-	defer c.listener.mu.Unlock()
-	if c.pending && !c.counted {
-		c.counted = true
-		c.listener.budget.know(c.tuple.client.Addr())
-	}
-	c.known()
-}
-
-// known ends the client's time as a stranger. The caller has the listener's lock.
-func (c *packetClient) known() {
-	if !c.pending {
-		return
-	}
-	c.pending = false
-	c.listener.strangers--
-	network := clientNetwork(c.tuple.client.Addr())
-	if c.listener.unverified[network]--; c.listener.unverified[network] <= 0 {
-		delete(c.listener.unverified, network)
-	}
-}
+func (c *packetClient) verify() { c.listener.server.strangers.know(c) }
 
 // deliver sends messages to the client, as far as its socket has room. What a client gets that has proved nothing is counted.
 func (c *packetClient) deliver(msgs [][]byte) {
 	if !c.verified() {
 		kept := msgs[:0]
 		for _, msg := range msgs {
-			if c.proof.spend() || c.listener.budget.spend(c.tuple.client.Addr(), len(msg), c.listener.server.now()) {
+			if c.proof.spend() || c.listener.server.strangers.spend(c.tuple.client.Addr(), len(msg), c.listener.server.now()) {
 				c.proof.sent(msg)
 				kept = append(kept, msg)
 			} else {
@@ -346,16 +312,12 @@ func (c *packetClient) deliver(msgs [][]byte) {
 }
 
 func (c *packetClient) close() {
+	c.listener.server.strangers.forget(c)
 	c.listener.mu.Lock()
 	defer c.listener.mu.Unlock()
 	if c.listener.clients[c.tuple] == c {
 		delete(c.listener.clients, c.tuple)
 	}
-	if c.counted {
-		c.counted = false
-		c.listener.budget.forget(c.tuple.client.Addr())
-	}
-	c.known()
 }
 
 // admitConfigured is the admission where nobody else decides.
