@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,16 +25,26 @@ type Measurements struct {
 	Version int `json:"version"`
 	// Clock is the client's time when it sent this, in milliseconds since 1970.
 	Clock float64 `json:"clock"`
-	// Hold is for how many seconds the long-poll was to be held: 45, or less in a test of the test.
-	Hold   int        `json:"hold"`
-	Checks []Measured `json:"checks"`
+	// Hold is for how many seconds the long-polls were to be held: 45, or less in a test of the test.
+	Hold int `json:"hold"`
+	// Run names the plan that the page worked by; "" when it got none.
+	Run string `json:"run,omitempty"`
+	// Mapped is the address that STUN over UDP told the browser. It is compared and not kept.
+	Mapped string `json:"mapped,omitempty"`
+	// Connection is what the browser says of its network: wifi, ethernet, cellular; "" where it does not tell.
+	Connection string     `json:"connection,omitempty"`
+	Checks     []Measured `json:"checks"`
+	Series     []Series   `json:"series,omitempty"`
 }
 
 // Measured is one check as the page made it.
 type Measured struct {
-	ID     string  `json:"id"`
-	Target string  `json:"target,omitempty"` // of relay checks: the TURN URL
+	ID string `json:"id"`
+	// Target is the TURN URL of relay checks, the host of call-server checks.
+	Target string  `json:"target,omitempty"`
 	Result Outcome `json:"result"`
+	// Level is how far the proof reached where that differs from run to run; "": as far as the id always does.
+	Level Level `json:"level,omitempty"`
 	// Error is a word of the page's, why Result is not ok.
 	Error string `json:"error,omitempty"`
 	// Value is in the unit that measures gives for the id.
@@ -41,6 +52,14 @@ type Measured struct {
 	// Detail is what the browser said, in its own words.
 	Detail string  `json:"detail,omitempty"`
 	MS     float64 `json:"ms"`
+}
+
+// Series is a value over time, for a chart.
+type Series struct {
+	ID string `json:"id"` // rtt (ms), bitrate-up, bitrate-down (kbit/s)
+	// Every is the time between two values, in seconds.
+	Every  float64   `json:"every"`
+	Values []float64 `json:"values"`
 }
 
 // Outcome is how a check went, for the page.
@@ -73,23 +92,35 @@ type measure struct {
 	min, max float64
 }
 
+// Bounds of values.
+const (
+	mostMS    = 600_000
+	mostKbits = 10_000_000
+)
+
 // measures are the checks that the page makes.
 func measures(id string) (measure, bool) {
 	switch id {
-	case "browser", "secure-context":
+	case "browser", "secure-context", "speaker":
 		return measure{level: LevelDevice}, true
 	case "camera":
 		return measure{LevelDevice, "fps", 0, 1000}, true
 	case "microphone":
 		return measure{LevelDevice, "dBFS", -200, 0}, true
-	case "call-server:websocket", "relay:udp", "relay:tcp", "relay:tls":
-		return measure{LevelGateway, "ms", 0, 600_000}, true
+	case "echo":
+		return measure{LevelDevice, "dB", -200, 200}, true
+	case "cpu":
+		return measure{LevelDevice, "ms", 0, mostMS}, true
+	case "call-server:https", "call-server:websocket", "relay:udp", "relay:tcp", "relay:tls", "ipv6":
+		return measure{LevelGateway, "ms", 0, mostMS}, true
 	case "call-server:longpoll":
 		return measure{LevelGateway, "s", 0, 600}, true
-	case "relay:media":
-		return measure{LevelGateway, "kbit/s", 0, 10_000_000}, true
-	case "rtt", "jitter":
-		return measure{LevelGateway, "ms", 0, 600_000}, true
+	case "relay:media", "bandwidth-up", "bandwidth-down":
+		return measure{LevelGateway, "kbit/s", 0, mostKbits}, true
+	case "rtt", "jitter", "latency-under-load":
+		return measure{LevelGateway, "ms", 0, mostMS}, true
+	case "udp-vs-tcp":
+		return measure{LevelGateway, "ms", -mostMS, mostMS}, true
 	case "loss":
 		return measure{LevelGateway, "%", 0, 100}, true
 	}
@@ -99,13 +130,38 @@ func measures(id string) (measure, bool) {
 // errorWords are the words a page may give as an error.
 var errorWords = []string{
 	"denied", "missing", "in-use", "insecure", "unsupported", "dismissed", // devices and browser
-	"silent", "unmeasured",
-	"network", "closed", "timeout", "cut", "refused", // signaling
-	"unreached", "credentials", "quota", "no-packets", "bandwidth", // relay
-	"no-servers", "not-offered", "cancelled", "other",
+	"silent", "clipping", "black", "frozen", "not-heard", "unanswered", "heard", "unmeasured",
+	"network", "closed", "timeout", "cut", "refused", "dns", "not-opened", "no-probe", // signaling
+	"unreached", "unanswered-turn", "credentials", "forbidden", "quota", "no-packets", "bandwidth", "cpu", // relay
+	"no-servers", "not-offered", "no-ipv6", "cancelled", "other",
 }
 
-var turnURL = regexp.MustCompile(`^turns?:[A-Za-z0-9.:\[\]-]{1,200}(\?transport=(udp|tcp))?$`)
+// targets are the forms that a check's target may have, by the beginning of its id.
+var targets = map[string]*regexp.Regexp{
+	"relay:":       regexp.MustCompile(`^turns?:[A-Za-z0-9.:_\[\]-]{1,253}(\?transport=(udp|tcp))?$`),
+	"call-server:": regexp.MustCompile(`^[A-Za-z0-9.:_\[\]-]{1,253}$`),
+}
+
+// levels are the levels that a page may claim, by the beginning of a check's id.
+var levels = map[string][]Level{
+	"relay:":       {LevelMedia, LevelPath, LevelGateway},
+	"call-server:": {LevelService, LevelPath, LevelGateway},
+	"rtt":          {LevelMedia, LevelGateway},
+	"jitter":       {LevelMedia, LevelGateway},
+	"loss":         {LevelMedia, LevelGateway},
+}
+
+var (
+	runID       = regexp.MustCompile(`^[A-Za-z0-9_-]{0,64}$`)
+	connections = []string{"", "wifi", "ethernet", "cellular", "other"}
+	seriesIDs   = []string{"rtt", "bitrate-up", "bitrate-down"}
+)
+
+// Bounds of a report.
+const (
+	maxChecks = 160
+	maxSeries = 400 // values of one
+)
 
 // errMalformed says that a report is none; its text says why, in words for whoever wrote the page.
 var errMalformed = errors.New("this is no report")
@@ -162,9 +218,20 @@ func (m *Measurements) validate() error {
 		return fmt.Errorf("%w: clock is no time", errMalformed)
 	case m.Hold < 1 || m.Hold > 180:
 		return fmt.Errorf("%w: hold is not between 1 and 180", errMalformed)
-	case len(m.Checks) == 0 || len(m.Checks) > 64:
-		return fmt.Errorf("%w: between 1 and 64 checks, not %d", errMalformed, len(m.Checks))
+	case !runID.MatchString(m.Run):
+		return fmt.Errorf("%w: run is no name of a plan", errMalformed)
+	case !slices.Contains(connections, m.Connection):
+		return fmt.Errorf("%w: connection is none of %s", errMalformed, strings.Join(connections[1:], ", "))
+	case len(m.Checks) == 0 || len(m.Checks) > maxChecks:
+		return fmt.Errorf("%w: between 1 and %d checks, not %d", errMalformed, maxChecks, len(m.Checks))
 	}
+	if _, err := netip.ParseAddr(m.Mapped); m.Mapped != "" && err != nil {
+		return fmt.Errorf("%w: mapped is no address", errMalformed)
+	}
+	return errors.Join(m.validateChecks(), m.validateSeries())
+}
+
+func (m *Measurements) validateChecks() error {
 	seen := map[[2]string]bool{}
 	for i, c := range m.Checks {
 		if err := c.validate(); err != nil {
@@ -179,8 +246,24 @@ func (m *Measurements) validate() error {
 	return nil
 }
 
+func (m *Measurements) validateSeries() error {
+	seen := map[string]bool{}
+	for _, s := range m.Series {
+		bad := func(v float64) bool { return !between(v, 0, mostKbits) }
+		switch {
+		case !slices.Contains(seriesIDs, s.ID) || seen[s.ID]:
+			return fmt.Errorf("%w: a series that is unknown or there twice", errMalformed)
+		case !between(s.Every, 0.05, 60) || len(s.Values) > maxSeries || slices.ContainsFunc(s.Values, bad):
+			return fmt.Errorf("%w: series %s is too long or out of range", errMalformed, s.ID)
+		}
+		seen[s.ID] = true
+	}
+	return nil
+}
+
 func (c Measured) validate() error {
 	known, ok := measures(c.ID)
+	form, claims := byPrefix(targets, c.ID), byPrefix(levels, c.ID)
 	switch {
 	case !ok:
 		return errors.New("an unknown id")
@@ -188,8 +271,10 @@ func (c Measured) validate() error {
 		return errors.New("an unknown result")
 	case c.Error != "" && !slices.Contains(errorWords, c.Error):
 		return errors.New("an unknown error word")
-	case c.Target != "" && (!strings.HasPrefix(c.ID, "relay:") || !turnURL.MatchString(c.Target)):
-		return errors.New("a target that is no TURN URL")
+	case c.Level != "" && !slices.Contains(claims, c.Level):
+		return errors.New("a level that this check never has")
+	case c.Target != "" && (form == nil || !form.MatchString(c.Target)):
+		return errors.New("a target that is none for this check")
 	case c.Value != nil && (known.unit == "" || !between(*c.Value, known.min, known.max)):
 		return errors.New("a value out of range")
 	case !between(c.MS, 0, 3_600_000):
@@ -198,6 +283,16 @@ func (c Measured) validate() error {
 		return errors.New("a detail that is too long or not printable")
 	}
 	return nil
+}
+
+// byPrefix finds what is said of the ids that begin so; the zero value if nothing is.
+func byPrefix[T any](of map[string]T, id string) (found T) {
+	for prefix, v := range of {
+		if strings.HasPrefix(id, prefix) {
+			return v
+		}
+	}
+	return found
 }
 
 // between is false for NaN.
