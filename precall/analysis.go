@@ -95,13 +95,16 @@ func newEvidence(m Measurements, g Gateway, t Thresholds) *evidence {
 		e.checks = append(e.checks, e.judge(c))
 	}
 	e.judgeGateway()
+	e.judgeCallServers()
+	e.judgeDirectWays()
+	e.derive()
 	return e
 }
 
 // judge gives one measured check its verdict.
 func (e *evidence) judge(c Measured) Judged {
 	known, _ := measures(c.ID)
-	j := Judged{ID: c.ID, Target: c.Target, Level: known.level, Value: c.Value, Error: c.Error, Detail: c.Detail, MS: int64(c.MS)}
+	j := Judged{ID: c.ID, Target: c.Target, Level: cmp.Or(c.Level, known.level), Value: c.Value, Error: c.Error, Said: c.Error, Detail: c.Detail, MS: int64(c.MS)}
 	if c.Value != nil {
 		j.Unit = known.unit
 	}
@@ -118,17 +121,40 @@ func (e *evidence) judge(c Measured) Judged {
 			j.Verdict = e.judgeValue(c)
 		}
 	}
+	e.refine(&j, c)
+	return j
+}
+
+// refine puts right what the value alone does not say.
+func (e *evidence) refine(j *Judged, c Measured) {
 	switch {
 	case c.ID == "relay:media" && c.Error == "bandwidth" && j.Verdict == Pass:
 		j.Error = "" // encoders start small; that a wide line held them down for a moment is nothing to tell
-	case c.ID == "camera" && c.Error == "missing":
+	case c.ID == "camera" && c.Error == "missing", c.ID == "microphone" && c.Error == "clipping", c.ID == "echo" && c.Error == "heard":
 		j.Verdict = Warn // a call with sound alone is a call
 	case c.ID == "call-server:longpoll" && c.Value != nil:
 		j.Params = map[string]float64{"seconds": *c.Value, "asked": float64(e.m.Hold)}
 	case c.ID == "rtt" && c.Value != nil:
-		e.addRegion(&j)
+		e.addRegion(j)
+	case isWay(c.ID) && e.ofRegion(c.Target):
+		j.Level = LevelPath
+	case isWay(c.ID):
+		j.Level = LevelGateway
 	}
-	return j
+}
+
+// isWay reports whether a check is of one transport to one relay.
+func isWay(id string) bool { return id == "relay:udp" || id == "relay:tcp" || id == "relay:tls" }
+
+// ofRegion reports whether a TURN URL is of a region of the cloud's, not the gateway's.
+func (e *evidence) ofRegion(url string) bool {
+	host := hostOf(url)
+	for _, r := range e.g.Regions {
+		if slices.Contains(r.Hosts, host) {
+			return true
+		}
+	}
+	return false
 }
 
 // judgeValue holds a value against its threshold. What has none passes.
@@ -136,8 +162,14 @@ func (e *evidence) judgeValue(c Measured) Verdict {
 	switch c.ID {
 	case "camera", "microphone":
 		return e.t.atLeast(c.ID, *c.Value)
+	case "bandwidth-up", "bandwidth-down":
+		return e.t.atLeast("bandwidth", *c.Value)
 	case "loss", "jitter":
 		return e.t.below(c.ID, *c.Value)
+	case "latency-under-load":
+		return e.t.below("latency_under_load", *c.Value)
+	case "cpu":
+		return cpuLimits.atMost("lag", *c.Value)
 	case "relay:media":
 		// A test picture is small: a low rate says something only when the path held it down.
 		if c.Error == "bandwidth" {
@@ -147,12 +179,23 @@ func (e *evidence) judgeValue(c Measured) Verdict {
 	return Pass
 }
 
-// addRegion makes a round trip to the gateway one to the nearest cloud relay: that is what a call feels.
+// cpuLimits: by how many milliseconds a browser may run late, most of the time, before sound and picture suffer. They are about
+// computers, not about a house's network, and so are no settings.
+var cpuLimits = Thresholds{"lag_pass": 150, "lag_warn": 1000}
+
+// addRegion makes a round trip to the gateway one to the nearest cloud relay: that is what a call feels. Media that went through the
+// cloud has been there.
 func (e *evidence) addRegion(j *Judged) {
 	if onward, ok := e.nearest(); ok {
-		sum := *j.Value + ms(onward)
-		j.Error, j.Params = "onward", map[string]float64{"near": *j.Value, "far": ms(onward)}
-		j.Value, j.Level = &sum, LevelPath
+		near := *j.Value
+		if j.Level == LevelMedia {
+			near = max(0, near-ms(onward))
+		} else {
+			j.Level = LevelPath
+		}
+		sum := near + ms(onward)
+		j.Error, j.Params = "onward", map[string]float64{"near": near, "far": ms(onward)}
+		j.Value = &sum
 	}
 	j.Verdict = e.t.atMost("rtt", *j.Value)
 }
@@ -166,34 +209,6 @@ func (e *evidence) nearest() (time.Duration, bool) {
 		}
 	}
 	return best, best != math.MaxInt64
-}
-
-// judgeGateway adds the gateway's own half as checks.
-func (e *evidence) judgeGateway() {
-	for _, r := range e.g.Regions {
-		e.add("gateway:regions", r.Service+"/"+r.Name, cmp.Or(r.Level, LevelPath), r.Up, r.RTT, r.Why)
-	}
-	for _, c := range e.g.CallServers {
-		e.add("gateway:call-servers", c.Host, cmp.Or(c.Level, LevelPath), c.Up, c.RTT, c.Why)
-	}
-	ahead := math.Round(e.g.ClockAhead.Seconds()*10)/10 + 0 // + 0: a clock a little behind is not at -0 s
-	clock := Judged{ID: "clock", Level: LevelGateway, Verdict: Pass, Value: &ahead, Unit: "s"}
-	if e.clockOff() {
-		clock.Verdict = Warn
-	}
-	e.checks = append(e.checks, clock)
-}
-
-func (e *evidence) add(id, target string, level Level, up bool, rtt time.Duration, why string) {
-	j := Judged{ID: id, Target: target, Level: level, Verdict: Pass, Detail: why, MS: rtt.Milliseconds()}
-	if rtt > 0 {
-		v := math.Round(ms(rtt)*10) / 10
-		j.Value, j.Unit = &v, "ms"
-	}
-	if !up {
-		j.Verdict = Fail
-	}
-	e.checks = append(e.checks, j)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -218,11 +233,19 @@ func (e *evidence) failed(id string, words ...string) bool {
 
 func works(j Judged) bool { return j.Verdict == Pass || j.Verdict == Warn }
 
-// relays are the relay checks of a transport ("udp", "tcp", "tls", "" for all) that came to a result.
+// relays are the checks of a transport ("udp", "tcp", "tls", "" for all) to the gateway's own relay that came to a result.
 func (e *evidence) relays(transport string) (open, shut []Judged) {
+	return e.ways(transport, LevelGateway)
+}
+
+// directs are the same towards the cloud's relays, past the gateway or through it unread.
+func (e *evidence) directs(transport string) (open, shut []Judged) {
+	return e.ways(transport, LevelPath)
+}
+
+func (e *evidence) ways(transport string, level Level) (open, shut []Judged) {
 	for _, c := range e.checks {
-		kind, ok := strings.CutPrefix(c.ID, "relay:")
-		if !ok || kind == "media" || transport != "" && kind != transport {
+		if !isWay(c.ID) || c.Level != level || transport != "" && c.ID != "relay:"+transport {
 			continue
 		}
 		switch {
@@ -235,21 +258,35 @@ func (e *evidence) relays(transport string) (open, shut []Judged) {
 	return open, shut
 }
 
-// signalingDown reports whether neither way to a call server works, of those that were tried.
+// signalingDown reports whether no way for messages works, to any call server, of those that were tried.
 func (e *evidence) signalingDown() bool {
-	return !works(e.check("call-server:websocket")) && !works(e.check("call-server:longpoll")) &&
-		(e.failed("call-server:websocket") || e.failed("call-server:longpoll"))
+	tried := false
+	for _, c := range e.checks {
+		if c.ID != "call-server:websocket" && c.ID != "call-server:longpoll" {
+			continue
+		}
+		if works(c) {
+			return false
+		}
+		tried = tried || c.Verdict == Fail
+	}
+	return tried
 }
 
 // relaysDown reports whether relays were tried and none worked.
 func (e *evidence) relaysDown() bool {
 	open, shut := e.relays("")
-	return len(open) == 0 && len(shut) > 0
+	direct, _ := e.directs("")
+	return len(open) == 0 && len(shut) > 0 && len(direct) == 0
 }
 
 func (e *evidence) mediaProven() bool {
-	media := e.check("relay:media")
-	return works(media) && media.Level == LevelMedia
+	for _, c := range e.checks {
+		if c.ID == "relay:media" && works(c) && c.Level == LevelMedia {
+			return true
+		}
+	}
+	return false
 }
 
 // verdict sums the run up: as bad as the worst cause, or as the worst of the checks without which there is no call;
@@ -262,23 +299,33 @@ func (e *evidence) verdict(found []Finding) Verdict {
 	if e.signalingDown() || e.relaysDown() {
 		return Fail
 	}
-	if open, _ := e.relays(""); len(open) == 0 {
+	open, _ := e.relays("")
+	if direct, _ := e.directs(""); len(open)+len(direct) == 0 {
 		worst = worse(worst, Warn) // nothing failed, but nothing was proven either
 	}
 	for _, c := range e.checks {
-		switch {
-		case c.Verdict == Warn:
-			worst = worse(worst, Warn)
-		case c.Verdict != Fail:
-		case c.ID == "relay:tcp" && e.tlsOpen(): // does the same and works
-		case strings.Contains(c.ID, ":"), e.faint(c):
-			worst = worse(worst, Warn)
-		default:
-			worst = Fail
-		}
+		worst = worse(worst, e.weight(c))
 	}
 	return worst
 }
+
+// weight is how much one check counts for the whole.
+func (e *evidence) weight(c Judged) Verdict {
+	switch {
+	case c.Verdict == Warn:
+		return Warn
+	case c.Verdict != Fail:
+		return Pass
+	case c.ID == "relay:tcp" && e.tlsOpen(): // does the same and works
+		return Pass
+	case strings.Contains(c.ID, ":"), e.faint(c), slices.Contains(lesser, c.ID):
+		return Warn
+	}
+	return Fail
+}
+
+// lesser are checks whose failure spoils a call and does not prevent it.
+var lesser = []string{"speaker", "echo", "ipv6", "udp-vs-tcp", "latency-under-load", "cpu", "nat", "proxy", "interception"}
 
 func (e *evidence) tlsOpen() bool {
 	open, _ := e.relays("tls")
@@ -298,6 +345,16 @@ func worse(a, b Verdict) Verdict {
 		return Warn
 	}
 	return Pass
+}
+
+// hostOf is the host of a TURN URL.
+func hostOf(url string) string {
+	_, rest, _ := strings.Cut(url, ":")
+	rest, _, _ = strings.Cut(rest, "?")
+	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.HasSuffix(rest, "]") {
+		rest = rest[:i]
+	}
+	return strings.ToLower(strings.Trim(rest, "[]"))
 }
 
 // port is the port of a TURN URL, by its scheme where it names none.

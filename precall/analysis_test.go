@@ -128,7 +128,7 @@ func TestAnalyse(t *testing.T) {
 		{"old browser", noRelay("other").with(fails("browser", "unsupported")), healthy(), Fail, []string{"browser-unsupported"}},
 		{"RTT 250", allFine().with(Measured{ID: "rtt", Result: OK, Value: value(250)}), healthy(), Warn, []string{"latency-high"}},
 		{"RTT 450", allFine().with(Measured{ID: "rtt", Result: OK, Value: value(450)}), healthy(), Fail, []string{"latency-high"}},
-		{"far cloud", allFine(), gatewayWith(func(g *Gateway) { g.Regions[0].RTT, g.Regions[1].RTT = 400*time.Millisecond, 350*time.Millisecond }), Fail, []string{"latency-high"}},
+		{"far cloud", allFine(), gatewayWith(func(g *Gateway) { g.Regions[0].RTT, g.Regions[1].RTT = 400*time.Millisecond, 350*time.Millisecond }), Fail, []string{"region-far"}},
 		{"jitter 60", allFine().with(Measured{ID: "jitter", Result: OK, Value: value(60)}), healthy(), Fail, []string{"jitter-high"}},
 		{"loss 3 %", allFine().with(Measured{ID: "loss", Result: OK, Value: value(3)}), healthy(), Warn, []string{"loss-high"}},
 		{"loss 12 %", allFine().with(Measured{ID: "loss", Result: OK, Value: value(12)}), healthy(), Fail, []string{"loss-high"}},
@@ -174,7 +174,10 @@ func TestEveryCauseIsInTheTable(t *testing.T) {
 		"camera-denied", "camera-missing", "camera-in-use", "microphone-denied", "microphone-missing", "microphone-in-use", "microphone-silent",
 		"insecure-context", "browser-unsupported", "websocket-blocked", "longpoll-cut", "turn-tls-blocked", "udp-blocked", "only-443",
 		"gateway-to-cloud-down", "relay-region-down", "call-server-unreachable", "latency-high", "jitter-high", "loss-high", "bandwidth-low",
-		"clock-skew", "gateway-full", "gateway-draining", "relay-credentials-rejected",
+		"clock-skew", "gateway-full", "gateway-draining", "relay-credentials-rejected", "camera-black", "camera-frozen", "microphone-clipping",
+		"speaker-not-heard", "echo-heard", "dns-failed", "proxy-auth-required", "proxy-not-used", "proxy-wrong-pac", "tls-intercepted", "region-far",
+		"bufferbloat", "vpn-suspected", "ipv6-broken", "cpu-limited", "not-through-gateway", "client-network-refused", "captive-portal",
+		"wifi-weak-suspected",
 	}
 	var have []string
 	for _, c := range causes() {

@@ -329,8 +329,17 @@ func TestMessagesAreWhole(t *testing.T) {
 	must(t, err)
 	used, err := page.KeysIn(web, "web/*.html", "web/*.js")
 	must(t, err)
-	used = append(used, "title", "note.self-signed", "error.onward", "verdict.ways.note", "verdict.unsent", "verdict.unsent.note",
-		"cause.udp-blocked.user.fail", "cause.websocket-blocked.user.fail")
+	used = append(used, "title", "note.self-signed", "note.or-proxy", "note.tcp-only", "verdict.ways.note", "verdict.unsent", "verdict.unsent.note",
+		"cause.udp-blocked.user.fail", "cause.websocket-blocked.user.fail", "direction.up", "direction.down", "direction.both")
+	for _, id := range []string{"dns-failed", "proxy-auth-required", "captive-portal", "relay-credentials-rejected"} {
+		used = append(used, "cause."+id+".user.gateway", "cause."+id+".it.gateway")
+	}
+	for _, word := range []string{
+		"onward", "not-needed", "only-the-gateway-knows", "through-gateway", "way-routed", "way-passthrough", "way-connect", "way-asked", "way-refused",
+		"way-direct", "intercepted", "unjudged", "same-address", "different-addresses",
+	} {
+		used = append(used, "error."+word)
+	}
 	for _, v := range []string{"pass", "ways", "warn", "fail"} {
 		used = append(used, "verdict."+v)
 	}
@@ -347,15 +356,16 @@ func TestMessagesAreWhole(t *testing.T) {
 		used = append(used, "word."+string(v))
 	}
 	for _, id := range []string{
-		"browser", "secure-context", "camera", "microphone", "call-server:websocket", "call-server:longpoll", "relay:udp", "relay:tcp",
-		"relay:tls", "relay:media", "rtt", "jitter", "loss", "gateway:regions", "gateway:call-servers", "clock",
+		"browser", "secure-context", "camera", "microphone", "speaker", "echo", "cpu", "call-server:https", "call-server:websocket",
+		"call-server:longpoll", "relay:udp", "relay:tcp", "relay:tls", "relay:media", "rtt", "jitter", "loss", "bandwidth-up", "bandwidth-down",
+		"latency-under-load", "mos", "udp-vs-tcp", "ipv6", "nat", "proxy", "interception", "gateway:regions", "gateway:call-servers", "clock",
 	} {
 		used = append(used, "check."+id)
 	}
 	for _, g := range []string{"device", "signaling", "relay", "quality", "gateway"} {
 		used = append(used, "group."+g)
 	}
-	for _, step := range []string{"prepare", "devices", "websocket", "relays", "media", "hold", "waiting", "analysis"} {
+	for _, step := range []string{"prepare", "devices", "signaling", "relays", "media", "bandwidth", "hold", "waiting", "analysis"} {
 		used = append(used, "step."+step)
 	}
 	for _, p := range texts.Problems(used) {

@@ -28,6 +28,8 @@ type Report struct {
 	Verdict Verdict   `json:"verdict"`
 	Checks  []Check   `json:"checks"`
 	Causes  []Cause   `json:"causes"`
+	// Series are what the charts show.
+	Series []Series `json:"series,omitempty"`
 }
 
 // Check is one thing that was looked at.
@@ -62,8 +64,10 @@ type Judged struct {
 	Verdict    Verdict
 	Value      *float64
 	Unit       string
-	// Error is the word that says why, Params what its sentence is filled in with, Detail what the machine said.
+	// Error is the word that says why, Params what its sentence is filled in with, Detail what the machine said. Said is the page's
+	// own word where the analysis has found a better one.
 	Error  string
+	Said   string
 	Params map[string]float64
 	Detail string
 	MS     int64
@@ -96,25 +100,42 @@ type Finding struct {
 	Params map[string]any
 	// Note names a further sentence for IT.
 	Note string
+	// Variant chooses other texts for the same cause: "gateway" where it is on the gateway's side.
+	Variant string
 }
+
+// Text is a parameter that is itself a message: its key.
+type Text string
 
 func (f Finding) cause(texts *page.Texts, lang string, rec Record) Cause {
 	pairs := []any{"network", rec.Network, "gateway", rec.Gateway.Name}
 	for name, v := range f.Params {
-		if n, ok := v.(float64); ok {
-			v = page.Number(lang, n, digits(n))
+		switch value := v.(type) {
+		case float64:
+			v = page.Number(lang, value, digits(value))
+		case Text:
+			v = texts.T(lang, string(value))
 		}
 		pairs = append(pairs, name, v)
 	}
-	it := texts.T(lang, "cause."+f.ID+".it", pairs...)
+	it := texts.T(lang, f.key(texts, "it"), pairs...)
 	if f.Note != "" {
 		it += " " + texts.T(lang, "note."+f.Note, pairs...)
 	}
-	user := "cause." + f.ID + ".user"
-	if f.Severity == Fail && texts.Has(user+".fail") { // what is a nuisance beside another way is serious without one
-		user += ".fail"
+	return Cause{ID: f.ID, Confidence: f.Confidence, Advice: Advice{User: texts.T(lang, f.key(texts, "user"), pairs...), IT: it}}
+}
+
+// key is the message for one of the two readers: that of the variant, that for a call that fails (what is a nuisance beside another
+// way is serious without one), or the usual one.
+func (f Finding) key(texts *page.Texts, reader string) string {
+	usual := "cause." + f.ID + "." + reader
+	switch {
+	case f.Variant != "" && texts.Has(usual+"."+f.Variant):
+		return usual + "." + f.Variant
+	case f.Severity == Fail && texts.Has(usual+".fail"):
+		return usual + ".fail"
 	}
-	return Cause{ID: f.ID, Confidence: f.Confidence, Advice: Advice{User: texts.T(lang, user, pairs...), IT: it}}
+	return usual
 }
 
 // digits is how many behind the point matter: one for small fractions, else none.

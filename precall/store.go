@@ -116,7 +116,7 @@ func shorten(a netip.Addr) netip.Prefix {
 func (r Record) report(texts *page.Texts, lang string) Report {
 	out := Report{
 		Version: Version, ID: r.ID, Code: r.Code, Time: r.Time, Verdict: r.Result.Verdict,
-		Checks: []Check{}, Causes: []Cause{},
+		Checks: []Check{}, Causes: []Cause{}, Series: r.Measurements.Series,
 	}
 	for _, j := range r.Result.Checks {
 		out.Checks = append(out.Checks, j.check(texts, lang))

@@ -5,7 +5,7 @@ import { loopMedia, relayURLs, tryRelay } from './relays.js';
 import { sleep } from './wait.js';
 
 // steps are what is measured one after the other, with the seconds that each usually takes; the held request runs beside.
-const steps = { devices: 5, websocket: 1, relays: 4, media: 11 };
+const steps = { devices: 5, signaling: 1, relays: 4, media: 11 };
 
 // Run measures. `show` has functions of the page: progress, step, check, camera, level.
 export class Run {
@@ -55,7 +55,7 @@ export class Run {
       const able = browserChecks((id, measured) => this.record(id, measured));
       const [device, , relays] = await Promise.all([
         this.step('devices', () => this.devices(able)),
-        this.step('websocket', async () => this.record('call-server:websocket', await this.timed(echo(signal)))),
+        this.step('signaling', async () => this.record('call-server:websocket', await this.timed(echo(signal)))),
         this.step('relays', () => this.relays()),
       ]);
       await this.step('media', () => this.media(relays, device));
@@ -93,7 +93,7 @@ export class Run {
     const held = this.heldFor ? 1 : Math.min(0.99, seconds / this.seconds);
     this.show.progress(0.97 * Math.min(spent / total, held));
     this.show.hold(this.heldFor ? undefined : Math.floor(seconds), this.seconds);
-    this.show.step(['media', 'relays', 'devices', 'websocket'].find((name) => this.running.has(name)) ?? 'hold');
+    this.show.step(['media', 'relays', 'devices', 'signaling'].find((name) => this.running.has(name)) ?? 'hold');
   }
 
   // devices opens camera and microphone and looks at what they give.
