@@ -273,7 +273,8 @@ type Precall struct {
 	// Mode is advisory, lenient or strict.
 	Mode string `mapstructure:"mode"`
 	// Networks may be wider than Clients: page and reports only.
-	Networks   []netip.Prefix     `mapstructure:"networks"`
+	Networks []netip.Prefix `mapstructure:"networks"`
+	// History is how long reports are kept; then their bytes are overwritten.
 	History    time.Duration      `mapstructure:"history"`
 	Thresholds map[string]float64 `mapstructure:"thresholds"`
 }

@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/pprof"
 	"time"
+
+	"hafen/precall"
 )
 
 // control is what the unix socket answers: for `hafen status`, `drain` and `explain`, and for profiles. Who may open the socket may ask.
@@ -17,8 +20,12 @@ func (g *Gateway) control() http.Handler {
 	mux.Handle("GET /status.txt", g.status.Text())
 	mux.HandleFunc("GET /explain.txt", func(w http.ResponseWriter, r *http.Request) {
 		rec, err := g.precall.Find(r.Context(), r.URL.Query().Get("code"))
+		if err != nil && !errors.Is(err, precall.ErrNoRun) {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 		if err != nil {
-			http.Error(w, "no test has that code: they are kept for "+g.cfg.Precall.History.String()+" and end with a restart", http.StatusNotFound)
+			http.Error(w, "no test has that code: they are kept for "+g.cfg.Precall.History.String(), http.StatusNotFound)
 			return
 		}
 		g.precall.WriteText(w, rec, r.URL.Query().Get("lang"))

@@ -87,7 +87,7 @@ func (g *Gateway) closeParts() error {
 	for _, s := range g.servers {
 		errs = append(errs, s.Close())
 	}
-	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.status.Close(), g.certs.Close())
+	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs.Close())
 	g.wg.Wait()
 	return errors.Join(errs...)
 }

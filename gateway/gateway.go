@@ -10,6 +10,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -63,6 +64,7 @@ type Gateway struct {
 	signaling *signaling.Proxy
 	forward   *forward.Proxy
 	precall   *precall.Server
+	runStore  *precall.Store
 	status    *status.Server
 
 	front http.Handler // /
@@ -103,9 +105,12 @@ func New(o Options) (*Gateway, error) {
 	g.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hafen_config_reloads_total", Help: "Reloads asked for, by result."}, []string{"result"})
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
 	g.registry.MustRegister(g.reloads, g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makePrecall, g.makeStatus} {
+	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
+			if g.runStore != nil {
+				err = errors.Join(err, g.runStore.Close())
+			}
 			return nil, err
 		}
 	}

@@ -16,9 +16,17 @@ import (
 	"hafen/precall"
 )
 
+// makeRunStore opens the history of precall runs. A store that fails is a matter of the precall page: calls go on without it.
+func (g *Gateway) makeRunStore() error {
+	g.runStore = precall.OpenStore(precall.StoreOptions{
+		Dir: g.cfg.DataDir, History: g.cfg.Precall.History, Log: g.log.With("area", "precall"), Now: g.opts.Now,
+	})
+	return nil
+}
+
 func (g *Gateway) makePrecall() (err error) {
 	g.precall, err = precall.New(precall.Options{
-		Name: g.cfg.Name, Mode: g.cfg.Precall.Mode, Thresholds: g.cfg.Precall.Thresholds, History: g.cfg.Precall.History,
+		Name: g.cfg.Name, Mode: g.cfg.Precall.Mode, Thresholds: g.cfg.Precall.Thresholds, Store: g.runStore,
 		SelfSigned: g.untrusted(), ICE: g.testICE, Regions: g.testRegions, CallServers: g.testCallServers, Load: g.load,
 		Site: g.siteOf, Client: clientAddr, Registry: g.registry, Log: g.log.With("area", "precall"), Now: g.opts.Now,
 	})
@@ -94,11 +102,7 @@ func (g *Gateway) runs() []status.Run {
 	}
 	out := make([]status.Run, 0, len(records))
 	for _, r := range records {
-		run := status.Run{Time: r.Time, Code: r.Code, Verdict: string(r.Result.Verdict)}
-		if len(r.Result.Causes) > 0 {
-			run.Cause = string(r.Result.Causes[0].ID)
-		}
-		out = append(out, run)
+		out = append(out, status.Run{Time: r.Time, Code: r.Code, Verdict: string(r.Verdict), Cause: r.Cause})
 	}
 	return out
 }

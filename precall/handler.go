@@ -49,7 +49,6 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
 	rec.Result = Analyse(m, g, s.thresholds)
 	if err := s.keep(r.Context(), &rec); err != nil {
-		s.opts.Log.Error("a precall run could not be kept", "err", err)
 		page.Plain(w, http.StatusInsufficientStorage, "The report could not be kept.")
 		return
 	}
@@ -143,7 +142,7 @@ func (s *Server) serveVerdict(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
 	rec, err := Record{}, ErrNoRun
 	if isID(id) {
-		rec, err = s.store.ByID(r.Context(), id, s.opts.Now())
+		rec, err = s.store.ByID(r.Context(), id)
 	}
 	if err != nil {
 		writeJSON(w, http.StatusNotFound, map[string]string{"error": ErrNoRun.Error()})

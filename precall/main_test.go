@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -13,7 +14,12 @@ import (
 	"hafen/configs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(keeperDir); dir != "" {
+		keepUntilKilled(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -122,3 +128,16 @@ func (m Measurements) without(ids ...string) Measurements {
 func fails(id, word string) Measured { return Measured{ID: id, Result: Failed, Error: word} }
 
 func thresholds() Thresholds { return Thresholds(configs.DefaultThresholds()) }
+
+// field reads a text out of an answer.
+func field(t *testing.T, body []byte, path ...string) string {
+	t.Helper()
+	var v any
+	must(t, json.Unmarshal(body, &v))
+	for _, name := range path {
+		object, _ := v.(map[string]any)
+		v = object[name]
+	}
+	text, _ := v.(string)
+	return text
+}

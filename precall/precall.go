@@ -31,7 +31,7 @@ type Options struct {
 	Mode string
 	// Thresholds override configs.DefaultThresholds one by one.
 	Thresholds map[string]float64
-	// History is how long a run is kept. 0: 90 days.
+	// History is how long a run is kept where Store is nil. 0: 90 days.
 	History time.Duration
 	// SelfSigned says that the gateway's certificate is of its own authority, which browsers have to be told to trust.
 	SelfSigned bool
@@ -46,8 +46,8 @@ type Options struct {
 	Site func(client netip.Addr) page.Site
 	// Client is the address of who asks. nil: RemoteAddr.
 	Client func(*http.Request) netip.Addr
-	// Store keeps the runs. nil: the last 1,000 in memory.
-	Store Store
+	// Store keeps the runs; whoever opened it closes it. nil: in memory.
+	Store *Store
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log takes one line a run. nil: silent.
@@ -67,7 +67,8 @@ type ICEServer struct {
 type Server struct {
 	opts       Options
 	thresholds Thresholds
-	store      Store
+	store      *Store
+	ownStore   bool
 	texts      *page.Texts
 	page       *page.Template
 	assets     *page.FileSet
@@ -86,9 +87,6 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	s := &Server{opts: withDefaults(o), thresholds: Thresholds(configs.DefaultThresholds())}
 	maps.Copy(s.thresholds, o.Thresholds)
-	if s.store = o.Store; s.store == nil {
-		s.store = NewMemory(1000, s.opts.History)
-	}
 	s.metrics = newMetrics(o.Registry)
 	if err := s.loadPage(); err != nil {
 		return nil, fmt.Errorf("precall: %w", err)
@@ -99,6 +97,9 @@ func New(o Options) (*Server, error) {
 	s.readRate = newRateLimit(5, 60, 200, s.opts.Now)
 	s.holds, s.sockets = newGauge(100, 2000), newGauge(100, 1000)
 	s.registerGauges(o.Registry)
+	if s.store = o.Store; s.store == nil {
+		s.store, s.ownStore = OpenStore(StoreOptions{History: s.opts.History, Log: s.opts.Log, Now: s.opts.Now}), true
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.route()
 	return s, nil
@@ -211,25 +212,26 @@ func (s *Server) Close() error {
 	s.cancel()
 	s.holds.wait()
 	s.sockets.wait()
+	if s.ownStore {
+		return s.store.Close()
+	}
 	return nil
 }
 
 // Find gives the run of a short code, as a person may have written it down, or of a long id.
 func (s *Server) Find(ctx context.Context, code string) (Record, error) {
 	if isID(code) {
-		return s.store.ByID(ctx, code, s.opts.Now())
+		return s.store.ByID(ctx, code)
 	}
 	code, ok := CanonicalCode(code)
 	if !ok {
 		return Record{}, ErrNoRun
 	}
-	return s.store.ByCode(ctx, code, s.opts.Now())
+	return s.store.ByCode(ctx, code)
 }
 
 // Recent gives the newest runs, at most n.
-func (s *Server) Recent(ctx context.Context, n int) ([]Record, error) {
-	return s.store.Recent(ctx, n, s.opts.Now())
-}
+func (s *Server) Recent(ctx context.Context, n int) ([]Run, error) { return s.store.Recent(ctx, n) }
 
 // Report writes a run out in a language: the report of the contract, with its details and advice.
 func (s *Server) Report(rec Record, lang string) Report { return rec.report(s.texts, lang) }

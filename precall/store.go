@@ -2,127 +2,236 @@ package precall
 
 import (
 	"context"
-	"net/netip"
-	"slices"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
 	"time"
-
-	"hafen/gateway/page"
 )
 
-// Record is one run as it is kept: what the page measured, what the gateway saw, and what came of it. It holds no device
-// names and no full address.
-type Record struct {
-	ID, Code string
-	Time     time.Time
-	// Network is the client's, shortened: an IPv4 /24 or an IPv6 /48.
-	Network netip.Prefix
-	// Lang is the language that the page spoke: the help desk answers in it.
-	Lang         string
-	Measurements Measurements
-	Gateway      Gateway
-	Result       Result
-}
+// Store keeps runs in a SQL database. What Put has acknowledged is on the disk; what is older than History is given to nobody
+// and its bytes are overwritten within the hour. A store that can't be written, or not even opened, fails each Put until it
+// can: calls never wait for it. It is safe for concurrent use, by several processes too.
+type Store struct {
+	opts   StoreOptions
+	engine engine
 
-// Store keeps runs. Every method takes the time, so that what is older than the retention is never given out. Implementations
-// are safe for concurrent use.
-type Store interface {
-	// Put keeps a run; it fails with ErrCodeTaken when another run has its code.
-	Put(ctx context.Context, r Record) error
-	// ByID and ByCode give ErrNoRun for what is not there.
-	ByID(ctx context.Context, id string, now time.Time) (Record, error)
-	ByCode(ctx context.Context, code string, now time.Time) (Record, error)
-	// Recent gives the newest first.
-	Recent(ctx context.Context, n int, now time.Time) ([]Record, error)
-}
-
-// Memory is a Store that forgets with the process: a ring of the newest runs.
-type Memory struct {
 	mu      sync.Mutex
-	records []Record // oldest first
-	max     int
-	age     time.Duration
+	db      *sql.DB // nil: not open, the next use tries
+	failing bool    // the last write failed; said once
+
+	stop    context.CancelFunc
+	stopped sync.WaitGroup
 }
 
-// NewMemory keeps at most max runs, none older than age.
-func NewMemory(maxRuns int, age time.Duration) *Memory { return &Memory{max: maxRuns, age: age} }
+// StoreOptions are the world of a Store.
+type StoreOptions struct {
+	// Dir is where precall.db lies. "": in memory, gone with the process.
+	Dir string
+	// History is how long a run is kept. 0: 90 days.
+	History time.Duration
+	// MaxBytes bounds the file; beyond it the oldest runs go. 0: 256 MiB, some 100,000 runs.
+	MaxBytes int64
+	// Event is told, once each, what an administrator should hear: that the store fails, that it works again, that a damaged
+	// file was set aside. It must not block. nil: only the log.
+	Event func(kind, sentence, advice string)
+	// Log is told the same. nil: silent.
+	Log *slog.Logger
+	// Now is the clock. nil: time.Now.
+	Now func() time.Time
+}
 
-// Put implements Store.
-func (m *Memory) Put(_ context.Context, r Record) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget(r.Time)
-	if slices.ContainsFunc(m.records, func(o Record) bool { return o.Code == r.Code }) {
-		return ErrCodeTaken
+// engine is what differs between databases.
+type engine struct {
+	// open gives a database that is sound and has the table.
+	open func(ctx context.Context) (*sql.DB, error)
+	// taken says that an error is a violated UNIQUE, broken that the file itself is damaged.
+	taken, broken func(error) bool
+	// setAside puts a damaged file out of the way and says where it is now.
+	setAside func() (string, error)
+	// size is what the runs take on the disk; shrink gives back what was deleted so that no byte of it is left.
+	size   func(context.Context, *sql.DB) (int64, error)
+	shrink func(context.Context, *sql.DB) error
+	// tidy ends what else is older than a time, such as files set aside.
+	tidy func(before time.Time)
+}
+
+// schema makes the table. BLOB is the type of binary data, which PostgreSQL calls BYTEA. `day` is the gateway's own.
+const schema = `CREATE TABLE IF NOT EXISTS precall_runs (
+	id TEXT PRIMARY KEY, code TEXT NOT NULL UNIQUE, at BIGINT NOT NULL, day TEXT NOT NULL, place TEXT NOT NULL,
+	verdict TEXT NOT NULL, cause TEXT NOT NULL, run %s NOT NULL);
+CREATE INDEX IF NOT EXISTS precall_runs_at ON precall_runs (at)`
+
+// Kinds of events.
+const (
+	EventStoreFails    = "precall-store-fails"
+	EventStoreWorks    = "precall-store-works"
+	EventStoreSetAside = "precall-store-set-aside"
+)
+
+// storeTimeout bounds one use of the store: a page waits for it.
+const storeTimeout = 15 * time.Second
+
+// OpenStore opens the history in SQLite. It always gives a Store: what is wrong with the file is said by Event, and tried anew
+// at each use.
+func OpenStore(o StoreOptions) *Store {
+	if o.History == 0 {
+		o.History = 90 * 24 * time.Hour
 	}
-	if len(m.records) >= m.max {
-		m.records = slices.Delete(m.records, 0, len(m.records)-m.max+1)
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 256 << 20
 	}
-	m.records = append(m.records, r)
+	if o.Event == nil {
+		o.Event = func(string, string, string) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return startStore(o, sqlite(o))
+}
+
+// startStore opens the database and sweeps it from time to time until Close.
+func startStore(o StoreOptions, e engine) *Store {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Store{opts: o, engine: e, stop: cancel}
+	s.Sweep(ctx)
+	s.stopped.Go(func() {
+		tick := time.NewTicker(20 * time.Minute)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				s.Sweep(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return s
+}
+
+// Close ends the sweeping and closes the database.
+func (s *Store) Close() error {
+	s.stop()
+	s.stopped.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	err := s.db.Close()
+	s.db = nil
+	return err
+}
+
+// use runs something on the database, opened if need be. A damaged one is set aside and the same tried on a new one. The
+// caller's context ends nothing here: a page that goes away in the middle is no reason to lose its run.
+func (s *Store) use(ctx context.Context, do func(context.Context, *sql.DB) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.try(ctx, do)
+	if err == nil || !s.engine.broken(err) {
+		return err
+	}
+	if err := s.replace(err); err != nil {
+		return err
+	}
+	return s.try(ctx, do)
+}
+
+func (s *Store) try(ctx context.Context, do func(context.Context, *sql.DB) error) (err error) {
+	if s.db == nil {
+		if s.db, err = s.engine.open(ctx); err != nil {
+			s.db = nil
+			return fmt.Errorf("the precall history can't be opened: %w", err)
+		}
+	}
+	return do(ctx, s.db)
+}
+
+// replace sets a damaged database aside, so that the next use begins a new one.
+func (s *Store) replace(cause error) error {
+	if s.db != nil {
+		_ = s.db.Close() // damaged: what it says about that is known
+		s.db = nil
+	}
+	where, err := s.engine.setAside()
+	if err != nil {
+		return fmt.Errorf("the precall history is damaged (%w) and can't be set aside: %w", cause, err)
+	}
+	s.opts.Log.Error("the precall history is damaged and was set aside", "err", cause, "file", where)
+	s.opts.Event(EventStoreSetAside, "The history of precall tests was damaged; a new one has begun.",
+		"The damaged file is "+where+". Check the disk; older codes are not found any more.")
 	return nil
 }
 
-// forget drops what is too old. slices.Delete clears what it drops.
-func (m *Memory) forget(now time.Time) {
-	i := slices.IndexFunc(m.records, func(r Record) bool { return now.Sub(r.Time) < m.age })
-	if i < 0 {
-		i = len(m.records)
+// note says once that writing fails, and once that it works again.
+func (s *Store) note(err error) {
+	s.mu.Lock()
+	failed := s.failing
+	s.failing = err != nil
+	s.mu.Unlock()
+	switch {
+	case err != nil && !failed:
+		s.opts.Log.Error("the precall history can't be written", "err", err)
+		s.opts.Event(EventStoreFails, "Precall tests can't be kept: "+err.Error()+".", "Make room in data_dir, or repair what the message names. Calls go on; tests are kept again without a restart.")
+	case err == nil && failed:
+		s.opts.Log.Info("the precall history is written again")
+		s.opts.Event(EventStoreWorks, "Precall tests are kept again.", "")
 	}
-	m.records = slices.Delete(m.records, 0, i)
 }
 
-// ByID implements Store.
-func (m *Memory) ByID(_ context.Context, id string, now time.Time) (Record, error) {
-	return m.find(now, func(r Record) bool { return r.ID == id })
+// Put keeps a run; when it returns nil the run is on the disk. ErrCodeTaken: another run has its code.
+func (s *Store) Put(ctx context.Context, r Record) error {
+	data, err := r.pack()
+	if err != nil {
+		return err
+	}
+	err = s.use(ctx, func(ctx context.Context, db *sql.DB) error {
+		_, err := db.ExecContext(ctx, `INSERT INTO precall_runs (id, code, at, day, place, verdict, cause, run) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			r.ID, r.Code, r.Time.Unix(), r.Time.Local().Format(time.DateOnly), r.place(), string(r.Result.Verdict), r.firstCause(), data)
+		return err
+	})
+	if err != nil && s.engine.taken(err) {
+		return ErrCodeTaken
+	}
+	s.note(err)
+	if err == nil {
+		s.trim(ctx)
+	}
+	return err
 }
 
-// ByCode implements Store.
-func (m *Memory) ByCode(_ context.Context, code string, now time.Time) (Record, error) {
-	return m.find(now, func(r Record) bool { return r.Code == code })
+// oldest is the second before which nothing is given out any more.
+func (s *Store) oldest() int64 { return s.opts.Now().Add(-s.opts.History).Unix() }
+
+// ByID gives the run of a long id; ErrNoRun where there is none.
+func (s *Store) ByID(ctx context.Context, id string) (Record, error) {
+	return s.one(ctx, `SELECT run FROM precall_runs WHERE id = $1 AND at > $2`, id)
 }
 
-func (m *Memory) find(now time.Time, is func(Record) bool) (Record, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget(now)
-	if i := slices.IndexFunc(m.records, is); i >= 0 {
-		return m.records[i], nil
-	}
-	return Record{}, ErrNoRun
+// ByCode gives the run of a short code in its canonical form; ErrNoRun where there is none.
+func (s *Store) ByCode(ctx context.Context, code string) (Record, error) {
+	return s.one(ctx, `SELECT run FROM precall_runs WHERE code = $1 AND at > $2`, code)
 }
 
-// Recent implements Store.
-func (m *Memory) Recent(_ context.Context, n int, now time.Time) ([]Record, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget(now)
-	out := slices.Clone(m.records[max(0, len(m.records)-n):])
-	slices.Reverse(out)
-	return out, nil
-}
-
-// shorten keeps as much of an address as tells which network it was.
-func shorten(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := 24
-	if a.Is6() {
-		bits = 48
+func (s *Store) one(ctx context.Context, query, key string) (r Record, err error) {
+	err = s.use(ctx, func(ctx context.Context, db *sql.DB) error {
+		var data []byte
+		if err := db.QueryRowContext(ctx, query, key, s.oldest()).Scan(&data); err != nil {
+			return err
+		}
+		r, err = unpack(data)
+		return err
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return Record{}, ErrNoRun
 	}
-	p, _ := a.Prefix(bits) // the zero Prefix for no address
-	return p
-}
-
-// report writes a run out in a language.
-func (r Record) report(texts *page.Texts, lang string) Report {
-	out := Report{
-		Version: Version, ID: r.ID, Code: r.Code, Time: r.Time, Verdict: r.Result.Verdict,
-		Checks: []Check{}, Causes: []Cause{}, Series: r.Measurements.Series,
-	}
-	for _, j := range r.Result.Checks {
-		out.Checks = append(out.Checks, j.check(texts, lang))
-	}
-	for _, f := range r.Result.Causes {
-		out.Causes = append(out.Causes, f.cause(texts, lang, r))
-	}
-	return out
+	return r, err
 }

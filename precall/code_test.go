@@ -1,0 +1,57 @@
+package precall
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestCanonicalCode(t *testing.T) {
+	for in, want := range map[string]string{
+		"K7QF-2M": "K7QF-2M", "k7qf2m": "K7QF-2M", " k7 qf – 2m ": "K7QF-2M", "oilo-oo": "0110-00", "K7QF-2": "", "K7QF-2MM": "", "K7QF-2U": "",
+		"": "", "K7QF-2Ü": "", "K7QF-2\x00": "", "%37": "",
+	} {
+		got, ok := CanonicalCode(in)
+		if got != want || ok != (want != "") {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	for range 1000 {
+		code := newCode()
+		if got, ok := CanonicalCode(code); !ok || got != code {
+			t.Fatalf("%q reads as %q", code, got)
+		}
+	}
+}
+
+func TestShorten(t *testing.T) {
+	for in, want := range map[string]string{"10.2.3.4": "10.2.3.0/24", "::ffff:10.2.3.4": "10.2.3.0/24", "2001:db8:1:2:3::4": "2001:db8:1::/48", "fe80::1%eth0": "fe80::/48"} {
+		if got := shorten(netip.MustParseAddr(in)).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestRateLimit(t *testing.T) {
+	now := time.Unix(1000, 0)
+	l := newRateLimit(1, 3, 1000, func() time.Time { return now })
+	a, same, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::ffff"), netip.MustParseAddr("192.0.2.1")
+	for i := range 4 {
+		if got := l.allow(a); got != (i < 3) {
+			t.Errorf("request %d: %v", i, got)
+		}
+	}
+	if l.allow(same) || !l.allow(other) {
+		t.Error("a /64 is one client, another address another")
+	}
+	now = now.Add(2 * time.Minute)
+	if !l.allow(a) || len(l.clients) != 1 {
+		t.Errorf("after a rest: %d clients remembered", len(l.clients))
+	}
+	for i := range maxClients + 500 {
+		l.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+	}
+	if len(l.clients) > maxClients+1 {
+		t.Errorf("%d clients remembered", len(l.clients))
+	}
+}
