@@ -166,8 +166,10 @@ func TestDamagedStoreIsSetAside(t *testing.T) {
 	now := time.Now()
 	damage := map[string]func(data []byte) []byte{
 		"no database at all": func([]byte) []byte { return []byte(strings.Repeat("this is no database ", 1000)) },
-		"a page of rubbish":  func(data []byte) []byte { return slices.Concat(data[:4096], bytes.Repeat([]byte{0xa5}, len(data)-4096)) },
-		"cut short":          func(data []byte) []byte { return data[:len(data)/2-7] },
+		"a page of rubbish": func(data []byte) []byte {
+			return slices.Concat(data[:4096], bytes.Repeat([]byte{0xa5}, len(data)-4096))
+		},
+		"cut short": func(data []byte) []byte { return data[:len(data)/2-7] },
 	}
 	for name, spoil := range damage {
 		t.Run(name, func(t *testing.T) {
