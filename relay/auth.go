@@ -87,6 +87,8 @@ type account struct {
 	// name is what quotas count: the user without the expiry.
 	name     string
 	password string
+	// guest is the password that the client's call service would have given to this name; "": it is not known.
+	guest string
 	// expires ends the right to make allocations.
 	expires time.Time
 	// end is when an allocation made with it ends at the latest, however often it is refreshed. Zero: after maxAllocationAge.
@@ -99,9 +101,14 @@ type account struct {
 	foreign bool
 }
 
-// key is what MESSAGE-INTEGRITY is made with (RFC 8489 section 9.2.2).
-func (a *account) key(username, realm string) stun.MessageIntegrity {
-	return stun.NewLongTermIntegrity(username, realm, a.password)
+// signer is the key that a request is signed with (RFC 8489 section 9.2.2); false: with none of the account's.
+func (a *account) signer(m *message) (stun.MessageIntegrity, bool) {
+	key := stun.NewLongTermIntegrity(string(m.username), string(m.realm), a.password)
+	if signed := m.signedBy(key); signed || a.guest == "" {
+		return key, signed
+	}
+	key = stun.NewLongTermIntegrity(string(m.username), string(m.realm), a.guest)
+	return key, m.signedBy(key)
 }
 
 // account is who stands behind a user name that this authority minted, or another with the same secret did.
@@ -154,8 +161,8 @@ func (t *fiveTuple) authenticate(m *message, r *reply) (account, bool) {
 		return account{}, false
 	}
 	// The signature is checked even where the name is unknown, so that the time does not tell which names exist.
-	key := who.key(string(m.username), string(m.realm))
-	if signed := m.signedBy(key); !signed || err != nil || string(m.realm) != r.realm {
+	key, signed := who.signer(m)
+	if !signed || err != nil || string(m.realm) != r.realm {
 		r.challenge(codeUnauthorized)
 		return account{}, false
 	}
@@ -172,7 +179,7 @@ func (t *fiveTuple) account(username string, now time.Time) (account, error) {
 	if a := t.allocation.Load(); a != nil && a.username == username {
 		return a.account, nil
 	}
-	return t.engine.find(username, now)
+	return t.engine.find(t.client.Service, username, now)
 }
 
 // maxForeignRealm is the longest realm that is repeated in a challenge: RFC 8489 section 14.9 allows fewer than 128 characters.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/pion/stun/v2"
 	cloudstun "github.com/pion/stun/v3"
@@ -274,20 +273,3 @@ func (c *cloudAddress) close() {
 	c.client.Close()
 	c.up.close()
 }
-
-// cloudConn is an uplink as pion's client wants it. It is written to only: what is read comes through fromRegion.
-type cloudConn struct{ up *upstream }
-
-func (c *cloudConn) WriteTo(p []byte, _ net.Addr) (int, error) {
-	if err := c.up.send([][]byte{p}); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-func (c *cloudConn) ReadFrom([]byte) (int, net.Addr, error) { return 0, nil, errors.ErrUnsupported }
-func (c *cloudConn) Close() error                           { return nil }
-func (c *cloudConn) LocalAddr() net.Addr                    { return c.up.LocalAddr() }
-func (c *cloudConn) SetDeadline(time.Time) error            { return nil }
-func (c *cloudConn) SetReadDeadline(time.Time) error        { return nil }
-func (c *cloudConn) SetWriteDeadline(time.Time) error       { return nil }

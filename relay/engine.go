@@ -51,9 +51,9 @@ type engine struct {
 type engineOptions struct {
 	// realm is what challenges name.
 	realm string
-	// find tells who stands behind a user name. It returns an account to check the signature against even when there is nobody,
+	// find tells who stands behind a user name of a service's client. It returns an account to check the signature against even when there is nobody,
 	// so that a stranger's name takes as long as a known one's; the error then says why it is refused.
-	find func(username string, now time.Time) (account, error)
+	find func(service, username string, now time.Time) (account, error)
 	// clients mints for the gateway's own users; nil in mode bridge, which has none.
 	clients *authority
 	// maxPerClient and maxTotal bound the allocations. 0: no bound. The bound of a user is the account's.

@@ -57,7 +57,7 @@ func newRigFor(t testing.TB, v6 bool, change ...func(*engineOptions)) *rig {
 	if v6 {
 		r.relayIP = netip.MustParseAddr("2001:db8::5")
 	}
-	o := engineOptions{realm: "gw.example", now: r.clock.Now, find: func(username string, now time.Time) (account, error) {
+	o := engineOptions{realm: "gw.example", now: r.clock.Now, find: func(_, username string, now time.Time) (account, error) {
 		who := account{password: r.auth.password(username), backend: r, quota: r.quota}
 		var err error
 		who.name, who.expires, err = readUsername(username, now)

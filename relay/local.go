@@ -116,15 +116,20 @@ func (l *localRelay) open(a *allocation, want wanted) (*localAddress, error) {
 }
 
 // bindAddress is the address that a relayed address is made on: the configured one, or the one that the client asked, or another
-// of the machine's.
+// of the machine's. Who names no family means IPv4 (RFC 8656 section 7.2), and gets IPv6 where there is nothing else: browsers name
+// none.
 func (l *localRelay) bindAddress(local net.Addr, family byte) (netip.Addr, bool) {
-	if family == 0 {
-		family = familyIPv4
-	}
 	if a := l.config.address; a.IsValid() {
-		return a.Unmap(), familyOf(a) == family
+		return a.Unmap(), family == 0 || familyOf(a) == family
 	}
-	return firstUsable(append([]netip.Addr{addrOf(local)}, l.own()...), family)
+	candidates := append([]netip.Addr{addrOf(local)}, l.own()...)
+	if family != 0 {
+		return firstUsable(candidates, family)
+	}
+	if a, ok := firstUsable(candidates, familyIPv4); ok {
+		return a, true
+	}
+	return firstUsable(candidates, familyIPv6)
 }
 
 // announce is what a client is told: the address outside, where the gateway stands behind NAT.

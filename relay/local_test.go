@@ -44,7 +44,7 @@ func newLocalRig(t *testing.T, v6 bool, change func(*configs.Config)) (*rig, *lo
 	}
 	r.engine = startEngine(engineOptions{
 		realm: "gw.example", now: r.clock.Now, backends: []swept{l}, bitsEach: each,
-		find: func(username string, now time.Time) (account, error) { return r.auth.account(username, now, l, 100) },
+		find: func(_, username string, now time.Time) (account, error) { return r.auth.account(username, now, l, 100) },
 	})
 	t.Cleanup(r.engine.close)
 	return r, l
@@ -242,6 +242,31 @@ func TestLocalPortsRunOut(t *testing.T) {
 	}
 }
 
+// TestLocalFamily: who names no family gets IPv4, and IPv6 where the gateway has nothing else.
+func TestLocalFamily(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd00::9")
+	asked := &net.TCPAddr{IP: v6.AsSlice(), Port: 443}
+	for _, tt := range []struct {
+		own    []netip.Addr
+		family byte
+		want   netip.Addr
+	}{
+		{[]netip.Addr{v6, v4}, 0, v4},
+		{[]netip.Addr{v6}, 0, v6},
+		{[]netip.Addr{v6, v4}, familyIPv6, v6},
+		{[]netip.Addr{v6}, familyIPv4, netip.Addr{}},
+	} {
+		l := &localRelay{own: func() []netip.Addr { return tt.own }}
+		if got, ok := l.bindAddress(asked, tt.family); got != tt.want || ok != tt.want.IsValid() {
+			t.Errorf("family %d among %v: %v, want %v", tt.family, tt.own, got, tt.want)
+		}
+	}
+	l := &localRelay{config: localConfig{address: v6}}
+	if got, _ := l.bindAddress(asked, 0); got != v6 {
+		t.Errorf("configured %v, got %v", v6, got)
+	}
+}
+
 // TestLocalPortsAreUniform: the first port tried is as likely any as any other.
 func TestLocalPortsAreUniform(t *testing.T) {
 	l := &localRelay{config: localConfig{low: 49152, high: 65535}}
@@ -316,7 +341,7 @@ func TestPionClientsLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	auth := authority{secret: []byte("x")}
-	e := startEngine(engineOptions{realm: "gw.example", now: time.Now, backends: []swept{l}, clients: &auth, find: func(username string, now time.Time) (account, error) {
+	e := startEngine(engineOptions{realm: "gw.example", now: time.Now, backends: []swept{l}, clients: &auth, find: func(_, username string, now time.Time) (account, error) {
 		return auth.account(username, now, l, 10)
 	}})
 	t.Cleanup(e.close)

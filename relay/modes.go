@@ -38,7 +38,11 @@ func newEngine(s *Server) (*engine, error) {
 	if main != nil {
 		o.backends, o.clients = append(o.backends, main), &clients
 	}
-	o.find = finder(test, clients, main, s.config.Limits.AllocationsPerUser)
+	known, err := newGuests(s.config)
+	if err != nil {
+		return nil, err
+	}
+	o.find = finder(test, clients, known, main, s.config.Limits.AllocationsPerUser)
 	e := startEngine(o)
 	if err := e.metrics.register(s.registry); err != nil {
 		e.close()
@@ -78,14 +82,45 @@ type modeBackend interface {
 	swept
 }
 
-// finder tells the test relay's users from the gateway's own, which mode bridge has none of.
-func finder(test *testRelay, clients authority, main backend, quota int) func(string, time.Time) (account, error) {
-	return func(username string, now time.Time) (account, error) {
+// finder tells the test relay's users from the gateway's own, which mode bridge has none of, and those from their service's.
+func finder(test *testRelay, clients authority, known guests, main backend, quota int) func(string, string, time.Time) (account, error) {
+	return func(service, username string, now time.Time) (account, error) {
 		if main == nil || test.minted(username) {
 			return test.account(username, now)
 		}
-		return clients.account(username, now, main, quota)
+		own, err := clients.account(username, now, main, quota)
+		switch g := known[service]; {
+		case g == nil:
+		case g.mint != nil:
+			own.guest = g.mint.password(username)
+		case g.username == username: // it is everybody's, so it has no bound of its own
+			return account{name: username, password: g.password, backend: main}, nil
+		}
+		return own, err
 	}
+}
+
+// guests are the accounts of the services, by name: a service that lists the gateway among its ICE servers itself gives browsers the
+// same credentials for it as for its own relays. The first service is also the one of clients who named none.
+type guests map[string]*probeAccount
+
+func newGuests(c *configs.Config) (guests, error) {
+	all := make(guests)
+	for i := range c.Services {
+		s := &c.Services[i]
+		account, err := newProbeAccount(s.TURNCredentials)
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		if account == nil { // turn_credentials.url: what others were given there is not known
+			continue
+		}
+		all[s.Name] = account
+		if i == 0 {
+			all[""] = account
+		}
+	}
+	return all, nil
 }
 
 // engineSecret is what credentials are minted with. In mode bridge those are the test relay's alone, which need not outlive the

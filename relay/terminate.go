@@ -20,8 +20,6 @@ const (
 	streamRTO = 10 * time.Second
 	// cloudTries is how often a request is signed anew for a stale nonce.
 	cloudTries = 3
-	// evenTries is how many allocations are made for an even port: with fewer, one client in some hundreds would get none.
-	evenTries = 24
 	// freshTries is how often another port of ours is tried where a region remembers the one before.
 	freshTries = 4
 )
@@ -89,8 +87,6 @@ var errCloudClosing = &turnError{code: codeInsufficientCapacity, why: "the gatew
 // allocate makes an allocation at the region, beside: a slow region delays nobody else.
 func (r *cloudRelay) allocate(a *allocation, want wanted, then func(relayed, error)) {
 	switch {
-	case want.family == familyIPv6:
-		then(nil, &turnError{code: codeAddressFamily, why: "regions are asked for IPv4"})
 	case want.andNext || want.reservation != nil:
 		then(nil, &turnError{code: codeInsufficientCapacity, why: "regions keep no ports for us"})
 	case !r.begin(func() {
@@ -104,29 +100,22 @@ func (r *cloudRelay) allocate(a *allocation, want wanted, then func(relayed, err
 	}
 }
 
-// open asks for an allocation. pion's client can't ask for an even port; so where one is wanted, it is asked for until the port
-// happens to be even. And a region that still remembers an earlier client of our port says 437: RFC 8656 section 7.4 has us try
+// open asks for an allocation. A region that still remembers an earlier client of our port says 437: RFC 8656 section 7.4 has us try
 // another port.
 func (r *cloudRelay) open(a *allocation, want wanted) (*cloudAddress, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, cloudAllocateTimeout)
 	defer cancel()
-	for even, fresh := 0, 0; even < evenTries; {
-		c, err := r.openAny(ctx, a)
+	for try := 0; ; try++ {
+		c, err := r.openAny(ctx, a, want)
 		var refusal *turnError
-		switch {
-		case errors.As(err, &refusal) && refusal.code == codeAllocationMismatch && fresh < freshTries:
-			fresh++
-		case err != nil || !want.evenPort || c.announced.Port()%2 == 0:
-			return c, err
-		default:
-			c.close()
-			even++
+		if try < freshTries && errors.As(err, &refusal) && refusal.code == codeAllocationMismatch {
+			continue
 		}
+		return c, err
 	}
-	return nil, &turnError{code: codeInsufficientCapacity, why: "the region gives no even port"}
 }
 
-func (r *cloudRelay) openAny(ctx context.Context, a *allocation) (*cloudAddress, error) {
+func (r *cloudRelay) openAny(ctx context.Context, a *allocation, want wanted) (*cloudAddress, error) {
 	service := r.server.regions.serviceNamed(a.tuple.client.Service)
 	if service == nil || r.accounts[service.name] == nil {
 		return nil, &turnError{code: codeServerError, why: fmt.Sprintf("there is no service %q", a.tuple.client.Service)}
@@ -139,7 +128,7 @@ func (r *cloudRelay) openAny(ctx context.Context, a *allocation) (*cloudAddress,
 	if err != nil {
 		return nil, &turnError{code: codeInsufficientCapacity, why: err.Error()}
 	}
-	c, err := r.connect(a, link, username, password)
+	c, err := r.connect(a, want, link, username, password)
 	if err != nil {
 		_ = link.Close()
 		return nil, err
@@ -162,14 +151,14 @@ func (r *cloudRelay) openAny(ctx context.Context, a *allocation) (*cloudAddress,
 // cloudServer stands for the region in pion's client. Its uplink has one other end, and nobody looks at the address.
 const cloudServer = "192.0.2.1:3478"
 
-func (r *cloudRelay) connect(a *allocation, link *uplink, username, password string) (*cloudAddress, error) {
+func (r *cloudRelay) connect(a *allocation, want wanted, link *uplink, username, password string) (*cloudAddress, error) {
 	c := &cloudAddress{relay: r, allocation: a, username: username, password: password}
 	var err error
 	if c.up, err = newUpstream(r.server, c, link); err != nil {
 		return nil, err
 	}
 	config := &turn.ClientConfig{
-		TURNServerAddr: cloudServer, Conn: &cloudConn{up: c.up}, LoggerFactory: r.quiet,
+		TURNServerAddr: cloudServer, Conn: &cloudConn{c.up, want, username, password}, LoggerFactory: r.quiet,
 		Username: username, Password: password,
 	}
 	if !link.datagram {
@@ -199,6 +188,8 @@ func cloudRefusal(err error) error {
 	switch int(refused.ErrorCodeAttr.Code) {
 	case codeForbidden:
 		code = codeForbidden
+	case codeAddressFamily:
+		code = codeAddressFamily
 	case codePeerAddressFamily:
 		code = codePeerAddressFamily
 	case codeAllocationMismatch:

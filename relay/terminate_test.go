@@ -511,7 +511,7 @@ func forgetful(stale int, relayed ...uint16) func(raw []byte) [][]byte {
 }
 
 // TestTerminateTriesAnotherPort: a region that remembers our port says 437, and that is nothing to tell a client (RFC 8656 section
-// 7.4); and an even port is tried for until there is one.
+// 7.4).
 func TestTerminateTriesAnotherPort(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -525,14 +525,118 @@ func TestTerminateTriesAnotherPort(t *testing.T) {
 			}
 		})
 	}
-	odd := []uint16{50001, 50003, 50005, 50007, 50009, 50011, 50013, 50015, 50017, 50020}
-	h := newHouse(t, newTape(t, forgetful(0, odd...)).urls(), terminating(t, nil))
-	u := h.rawUser("tcp", "alice")
-	m := u.ask(stun.MethodAllocate, udpTransport)
-	u.realm, u.nonce = text(m, stun.AttrRealm), text(m, stun.AttrNonce)
-	m = u.ask(stun.MethodAllocate, udpTransport, stun.RawAttribute{Type: stun.AttrEvenPort, Value: []byte{0}})
-	at, ok := xorAddress(attribute(m.Raw, stun.AttrXORRelayedAddress), m.TransactionID)
-	if codeOf(m) != 0 || !ok || at.Port() != 50020 {
-		t.Errorf("an even port: %d %v; log:\n%s", codeOf(m), at, h.log.String())
+}
+
+// particular is a region that gives what is asked for: an address of the family named, an even port where one is wanted. It checks
+// signatures, and has no IPv6 unless v6.
+func particular(v6 bool) func(raw []byte) [][]byte {
+	key := stun.NewLongTermIntegrity(pionUser, "r", pionPassword)
+	return func(raw []byte) [][]byte {
+		var m message
+		if m.parse(raw) != nil || m.class != stun.ClassRequest {
+			return nil
+		}
+		ip, port := "192.0.2.9", uint16(50001)
+		if len(m.evenPort) == 1 {
+			port++
+		}
+		if len(m.family) == 4 && m.family[0] == familyIPv6 {
+			ip = "2001:db8::9"
+		}
+		switch {
+		case m.method != stun.MethodAllocate:
+			return [][]byte{response(&m, stun.ClassSuccessResponse, lifetimeAttr(0), key)}
+		case !m.signed():
+			return [][]byte{response(&m, stun.ClassErrorResponse, stun.CodeUnauthorized, stun.Realm("r"), stun.Nonce("0123456789"))}
+		case !m.signedBy(key) || m.badFingerprint:
+			return [][]byte{response(&m, stun.ClassErrorResponse, stun.CodeUnauthorized)}
+		case !v6 && ip != "192.0.2.9":
+			return [][]byte{response(&m, stun.ClassErrorResponse, stun.ErrorCode(codeAddressFamily), key)}
+		}
+		at := netip.AddrPortFrom(netip.MustParseAddr(ip), port)
+		return [][]byte{response(&m, stun.ClassSuccessResponse, xorAddressSetter(stun.AttrXORRelayedAddress, at),
+			xorAddressSetter(stun.AttrXORMappedAddress, at), lifetimeAttr(600), key)}
+	}
+}
+
+// TestTerminateAsks: the region is asked for the family and the parity that the client wants, and its refusal is the client's.
+func TestTerminateAsks(t *testing.T) {
+	t.Parallel()
+	even, six := rawAttr(stun.AttrEvenPort, 0), rawAttr(stun.AttrRequestedAddressFamily, familyIPv6, 0, 0, 0)
+	for _, tt := range []struct {
+		name  string
+		v6    bool
+		attrs []stun.Setter
+		code  int
+		want  string
+	}{
+		{"nothing", true, nil, 0, "192.0.2.9:50001"},
+		{"an even port", true, []stun.Setter{even}, 0, "192.0.2.9:50002"},
+		{"IPv6", true, []stun.Setter{six}, 0, "[2001:db8::9]:50001"},
+		{"an even port in IPv6", true, []stun.Setter{six, even}, 0, "[2001:db8::9]:50002"},
+		{"IPv6, where there is none", false, []stun.Setter{six}, 440, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHouse(t, newTape(t, particular(tt.v6)).urls(), terminating(t, nil))
+			u := h.rawUser("tcp", "alice")
+			m := u.ask(stun.MethodAllocate, udpTransport)
+			u.realm, u.nonce = text(m, stun.AttrRealm), text(m, stun.AttrNonce)
+			m = u.ask(stun.MethodAllocate, append([]stun.Setter{udpTransport}, tt.attrs...)...)
+			at, _ := xorAddress(attribute(m.Raw, stun.AttrXORRelayedAddress), m.TransactionID)
+			if codeOf(m) != tt.code || tt.code == 0 && at != netip.MustParseAddrPort(tt.want) {
+				t.Errorf("%d %v, want %d %s; log:\n%s", codeOf(m), at, tt.code, tt.want, h.log.String())
+			}
+		})
+	}
+}
+
+// TestServiceCredentials: where the service's account is known, a client may come with credentials that the service gave it, and with
+// no other service's.
+func TestServiceCredentials(t *testing.T) {
+	t.Parallel()
+	urls := newPionRegion(t, nil)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("the secret of a service\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	local := newHouse(t, []string{urls["udp"]}, func(o *Options) {
+		o.Config.Relay.Mode, o.Config.DataDir = "local", t.TempDir()
+		o.Config.Relay.Local = configs.RelayLocal{Address: netip.MustParseAddr("127.0.0.1"), Ports: "49152-65535"}
+		o.Config.Services[0].TURNCredentials.SecretFile = secret
+	})
+	service := authority{secret: []byte("the secret of a service")}
+	stranger := authority{secret: []byte("the secret of another")}
+	terminate := newHouse(t, []string{urls["udp"]}, terminating(t, nil))
+	for _, tt := range []struct {
+		name               string
+		h                  *house
+		username, password string
+		code               int
+	}{
+		{"the service's secret", local, "", "", 0},
+		{"another's secret", local, "other", "", 401},
+		{"the service's user", terminate, pionUser, pionPassword, 0},
+		{"the service's user, wrong password", terminate, pionUser, "x", 401},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := &rawUser{rawTURN: tt.h.raw("tcp"), username: tt.username, password: tt.password}
+			switch tt.username {
+			case "":
+				u.username, u.password = service.mint("their alice", time.Now().Add(time.Hour))
+			case "other":
+				u.username, u.password = stranger.mint("their alice", time.Now().Add(time.Hour))
+			}
+			if code := u.allocate(); code != tt.code {
+				t.Errorf("%d, want %d", code, tt.code)
+			}
+		})
+	}
+	// A client of a second service is judged by that one's account.
+	find := finder(local.engine.test, *local.engine.clients, guests{"one": {mint: &service}, "two": {mint: &stranger}}, &localRelay{}, 0)
+	username, password := service.mint("alice", time.Now().Add(time.Hour))
+	for name, want := range map[string]bool{"one": true, "two": false, "three": false} {
+		if who, _ := find(name, username, time.Now()); (who.guest == password) != want {
+			t.Errorf("a client of service %s: the first one's password is good: %v, want %v", name, !want, want)
+		}
 	}
 }

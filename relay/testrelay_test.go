@@ -20,7 +20,7 @@ func newTestRig(t *testing.T) (*rig, *testRelay) {
 	r := newRig(t, false)
 	r.engine.close()
 	test := newTestRelay(r.auth, r.clock.Now, nil, func() []netip.Addr { return nil })
-	r.engine = startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, backends: []swept{test}, now: r.clock.Now})
+	r.engine = startEngine(engineOptions{realm: "gw.example", find: func(_, username string, now time.Time) (account, error) { return test.account(username, now) }, test: test, backends: []swept{test}, now: r.clock.Now})
 	t.Cleanup(r.engine.close)
 	return r, test
 }
@@ -363,7 +363,7 @@ func serveStream(conn net.Conn, open func(c Client, send func([]byte)) func(fram
 // TestPionClients: two clients of pion's exchange data through the test relay over TCP.
 func TestPionClients(t *testing.T) {
 	test := newTestRelay(authority{secret: []byte("x")}, time.Now, nil, machineAddresses)
-	e := startEngine(engineOptions{realm: "gw.example", find: test.account, test: test, backends: []swept{test}, now: time.Now})
+	e := startEngine(engineOptions{realm: "gw.example", find: func(_, username string, now time.Time) (account, error) { return test.account(username, now) }, test: test, backends: []swept{test}, now: time.Now})
 	t.Cleanup(e.close)
 	l := cloudThenTest(t, e)
 	username, password, err := test.credentials("run", time.Now())

@@ -58,17 +58,32 @@ func familyCall(t *testing.T, cloud6 bool) {
 	ward.nft(t, "insert rule inet fw input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept")
 	l.waitRungs("frankfurt", "udp:3478")
 	ward.waitTCP(t, hostPort(gateway, 443)) // neighbours find each other
+	l.familyCalls(t, ward, gateway, sc.regions[0].addr)
+	a, b := l.call(t, ward, "https://"+callName+"/r/family?join=1&relay=1&video=small")
+	t.Logf("browsers: %+v", a.stats().Pair)
+	for _, p := range []*tab{a, b} {
+		must(t, p.navigate("about:blank"))
+	}
+	for mode, at := range map[string]string{"terminate": sc.regions[0].addr, "local": gatewayAddr} {
+		sc.mode, sc.more = mode, ""
+		l.bootGateway(sc.config(l))
+		l.waitRungs("frankfurt", "udp:3478")
+		l.familyCalls(t, ward, gateway, at)
+	}
+}
+
+// familyCalls makes a small call over each stream, and checks where it is relayed.
+func (l *laboratory) familyCalls(t *testing.T, ward *namespace, gateway, at string) {
+	t.Helper()
 	for _, via := range []string{"tls", "tcp"} {
 		c, err := l.trySmallCall(ward, via, gateway, 10*time.Second)
 		if err != nil {
 			t.Fatalf("no call over %s: %v\n%+v", via, err, l.snapshot().Services)
 		}
 		t.Logf("%s: connected in %v at %s", via, c.took.Round(time.Millisecond), c.relayedAt())
-		if c.relayedAt() != sc.regions[0].addr {
-			t.Errorf("relayed at %s, want %s", c.relayedAt(), sc.regions[0].addr)
+		if c.relayedAt() != at {
+			t.Errorf("relayed at %s, want %s", c.relayedAt(), at)
 		}
 		c.close()
 	}
-	a, _ := l.call(t, ward, "https://"+callName+"/r/family?join=1&relay=1&video=small")
-	t.Logf("browsers: %+v", a.stats().Pair)
 }

@@ -48,7 +48,7 @@ type scene struct {
 	names map[string]string
 	// six gives the gateway and the cloud IPv6 addresses beside the others.
 	six bool
-	// mode is the relay's; empty: bridge. In the others the gateway shares the secret of the cloud, so that the call
+	// mode is the relay's; empty: bridge. In the others the gateway knows the secret of the cloud, so that the call
 	// service's credentials are good at either.
 	mode string
 	// more is what the gateway's configuration has besides.
@@ -136,7 +136,7 @@ func (sc *scene) config(l *laboratory) string {
 		file := filepath.Join(l.dir, "turn.secret")
 		must(l.t, os.WriteFile(file, []byte(relaySecret+"\n"), 0o600))
 		credentials = fmt.Sprintf("    turn_credentials: {secret_file: %s}\n", file)
-		more += fmt.Sprintf("relay: {mode: %s, secret_file: %s}\n", sc.mode, file)
+		more += fmt.Sprintf("relay: {mode: %s}\n", sc.mode)
 	}
 	return fmt.Sprintf(`name: %s
 listen: {https: [":443"], turn_udp: [":443"]}
