@@ -49,7 +49,7 @@ func contains(networks []netip.Prefix, a netip.Addr) bool {
 
 // hello decides what becomes of a TLS connection by the name it asks for.
 func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
-	if len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == acmeTLS {
+	if g.cfg.TLS.Source == "acme" && len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == acmeTLS {
 		return portmux.Route{Config: g.tlsACME}
 	}
 	name := configs.CanonicalHost(h.ServerName)
