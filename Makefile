@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse bench bench-narrow bench-proxy longpoll long fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,14 @@ lab: deps build ## leave the laboratory standing, for a person to try things
 
 abuse: deps ## the abuse cases against the running program, the long ones too
 	$(GO) test -race -count=1 -timeout 10m -parallel 5 -run '^TestAbuse' -v ./cmd/hafen/e2e -abuse
+
+external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against the running program (root; ten minutes)
+	@.ci/deps testssl=testssl.sh slowhttptest nmap
+	GOBIN=$(CURDIR)/bin/tools $(GO) install -modfile=.ci/external/go.mod github.com/summerwind/h2spec/cmd/h2spec
+	$(GO) test -count=1 -timeout 20m -v -run '^TestExternal$$' ./cmd/hafen/e2e -external $(CURDIR)/bin/tools
+
+gosec: ## gosec over the tree; what stays is explained in .ci/gosec-accepted
+	@.ci/gosec
 
 bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root)
 	$(GO) run ./cmd/internal/bench/relay -json bench.json $(BENCHFLAGS)
