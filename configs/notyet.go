@@ -13,8 +13,6 @@ import (
 func notYet() []notYetKey {
 	return []notYetKey{
 		{key: "tls.acme.dns.*"},
-		{key: "precall.networks"},
-		{key: "precall.mode", values: []string{"lenient", "strict"}},
 		{key: "admin.listen"},
 		{key: "events.*"},
 		{key: "audit.*"},

@@ -224,14 +224,12 @@ func TestValidate(t *testing.T) {
 func TestNotYet(t *testing.T) {
 	for _, tt := range []struct{ text, key, write string }{
 		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
-		{"precall: {mode: strict}", "precall.mode", "write advisory"},
 		{"admin: {listen: \":443\"}", "admin.listen", "delete it"},
 		{"events: {webhook: x}", "events.webhook", "delete it"},
 		{"events: {mail: {server: x}}", "events.mail.server", "delete it"},
 		{"audit: {file: /var/log/x}", "audit.file", "delete it"},
 		{"audit: {retention: 1h}", "audit.retention", "delete it"},
 		{"store: sqlite", "store", "delete it"},
-		{"precall: {networks: 10.0.0.1/8}", "precall.networks", "delete it"},
 	} {
 		t.Run(tt.text, func(t *testing.T) {
 			found := false

@@ -35,10 +35,13 @@ func (g *Gateway) admit(a netip.Addr) error {
 	if g.isDraining() {
 		return errDraining
 	}
-	if !contains(g.cfg.Clients, a) {
-		return errNotClient
+	switch {
+	case contains(g.cfg.Clients, a):
+		return nil
+	case g.isGuest(a):
+		return portmux.ErrGuest
 	}
-	return nil
+	return errNotClient
 }
 
 // contains reports whether an address is in one of the networks.

@@ -110,10 +110,11 @@ func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn
 // makeMux puts the owners of each protocol behind the port.
 func (g *Gateway) makeMux() {
 	// The listeners' addresses are for logs only: connections come from the mux.
-	front, plain, refused := portmux.NewListener(nil), portmux.NewListener(nil), portmux.NewListener(nil)
+	front, plain, refused, guests := portmux.NewListener(nil), portmux.NewListener(nil), portmux.NewListener(nil), portmux.NewListener(nil)
 	g.serveHTTP(front, g)
 	g.serveHTTP(plain, http.HandlerFunc(g.plainHTTP))
 	g.serveHTTP(refused, http.HandlerFunc(g.refuse))
+	g.serveHTTP(guests, http.HandlerFunc(g.guest))
 	limits := g.cfg.Limits
 	g.mux = portmux.New(portmux.Options{
 		Admit:        g.admit,
@@ -129,6 +130,7 @@ func (g *Gateway) makeMux() {
 		},
 		Splice:  g.splice,
 		Refused: refused.Hand,
+		Guest:   guests.Hand,
 		Limits: portmux.Limits{
 			ConnectionsPerClient: limits.ConnectionsPerClient, PendingPerClient: limits.PendingPerClient,
 			Connections: max(10_000, 2*limits.Allocations, 2*limits.ConnectionsPerClient), // each call has a page and its signaling too

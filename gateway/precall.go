@@ -28,13 +28,16 @@ func (g *Gateway) makePrecall() (err error) {
 	g.precall, err = precall.New(precall.Options{
 		Name: g.cfg.Name, Mode: g.cfg.Precall.Mode, Thresholds: g.cfg.Precall.Thresholds, Store: g.runStore,
 		SelfSigned: g.untrusted(), ICE: g.testICE, Regions: g.testRegions, CallServers: g.testCallServers, Load: g.load,
-		Site: g.siteOf, Client: clientAddr, Registry: g.registry, Log: g.log.With("area", "precall"), Now: g.opts.Now,
+		Site: g.siteOf, SiteName: g.siteName, Guest: g.isGuest, CallPage: g.callPage, Client: clientAddr, Registry: g.registry, Log: g.log.With("area", "precall"), Now: g.opts.Now,
 	})
 	return err
 }
 
 // testICE names the gateway's own test relay over each transport, with credentials of one run.
-func (g *Gateway) testICE(_ context.Context, _ netip.Addr) ([]precall.ICEServer, error) {
+func (g *Gateway) testICE(_ context.Context, client netip.Addr) ([]precall.ICEServer, error) {
+	if g.isGuest(client) { // whose TURN is closed at the port
+		return nil, nil
+	}
 	username, password, err := g.relay.TestCredentials(rand.Text(), g.opts.Now())
 	if err != nil {
 		return nil, err

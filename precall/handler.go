@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -26,14 +27,18 @@ type answer struct {
 	Report Report `json:"report"`
 	// Sentence is the key of the sentence that sums it up.
 	Sentence string `json:"sentence"`
-	// Network is where the test was made: the client's network, shortened.
+	// Network is where the test was made: the client's network, shortened. Place says what that is: a site, which Site names, the
+	// house, or outside of it.
 	Network string `json:"network"`
+	Place   string `json:"place"`
+	Site    string `json:"site,omitempty"`
+	Gate
 }
 
 // serveReport takes what the page measured, adds the gateway's half, judges and keeps it.
 func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	from := s.opts.Client(r)
-	if !s.reportRate.allow(from) {
+	if !s.reportsFrom(from).allow(from) {
 		s.tooMany(w, "reports")
 		return
 	}
@@ -43,20 +48,31 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 		page.Plain(w, status, fmt.Sprintf("Refused: %v.", err))
 		return
 	}
+	status = http.StatusOK
 	now, lang := s.opts.Now(), page.Language(r, s.texts.Languages())
 	g := s.gatewayHalf(r.Context())
 	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
-	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
+	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Site: s.opts.SiteName(from), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
 	rec.Result = Analyse(m, g, s.thresholds)
-	if err := s.keep(r.Context(), &rec); err != nil {
-		page.Plain(w, http.StatusInsufficientStorage, "The report could not be kept.")
-		return
+	if r.URL.Query().Get("keep") == "0" { // no consent: judged, told, forgotten
+		rec.ID = ""
+	} else if err := s.keep(r.Context(), &rec); err != nil {
+		rec.ID, rec.Code, status = "", "", http.StatusInsufficientStorage // told all the same: the page shows it without a code
 	}
 	s.metrics.runs.WithLabelValues(string(rec.Result.Verdict)).Inc()
 	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network)
-	writeJSON(w, http.StatusOK, answer{
-		Report: s.Report(rec, lang), Sentence: sentence(rec.Result), Network: rec.Network.String(),
+	writeJSON(w, status, answer{
+		Report: s.Report(rec, lang), Sentence: sentence(rec.Result), Network: rec.Network.String(), Place: rec.where(), Site: rec.Site,
+		Gate: decide(s.opts.Mode, rec.Result),
 	})
+}
+
+// reportsFrom is the limit of a client's reports. Those from outside have one of their own, so that they can't use up the house's.
+func (s *Server) reportsFrom(client netip.Addr) *rateLimit {
+	if s.opts.Guest(client) {
+		return s.guestRate
+	}
+	return s.reportRate
 }
 
 // readReport reads the body within its bounds and says which status a fault deserves.
@@ -121,32 +137,4 @@ func sentence(r Result) string {
 		return "verdict.ways"
 	}
 	return "verdict." + string(r.Verdict)
-}
-
-// verdictAnswer is what a call page gets for the long id of a run.
-type verdictAnswer struct {
-	ID      string    `json:"id"`
-	Time    time.Time `json:"time"`
-	Verdict Verdict   `json:"verdict"`
-	// Mode says what a call page is to make of it: advisory, lenient or strict.
-	Mode   string   `json:"mode"`
-	Causes []string `json:"causes"`
-}
-
-// serveVerdict answers /api/v1/precall/ID. The short code opens nothing here: it can be guessed.
-func (s *Server) serveVerdict(w http.ResponseWriter, r *http.Request) {
-	if !s.readRate.allow(s.opts.Client(r)) {
-		s.tooMany(w, "verdicts")
-		return
-	}
-	id := r.PathValue("id")
-	rec, err := Record{}, ErrNoRun
-	if isID(id) {
-		rec, err = s.store.ByID(r.Context(), id)
-	}
-	if err != nil {
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": ErrNoRun.Error()})
-		return
-	}
-	writeJSON(w, http.StatusOK, verdictAnswer{ID: rec.ID, Time: rec.Time, Verdict: rec.Result.Verdict, Mode: s.opts.Mode, Causes: causeIDs(rec.Result)})
 }

@@ -44,6 +44,12 @@ type Options struct {
 	Load func() Load
 	// Site is shown around the page. nil: none.
 	Site func(client netip.Addr) page.Site
+	// SiteName is the site whose networks a client is in; "" for none. nil: none.
+	SiteName func(client netip.Addr) string
+	// Guest reports whether a client may use this page and nothing else of the gateway. nil: nobody.
+	Guest func(client netip.Addr) bool
+	// CallPage reports whether an origin is that of a service's pages, which may read verdicts. nil: none.
+	CallPage func(origin string) bool
 	// Client is the address of who asks. nil: RemoteAddr.
 	Client func(*http.Request) netip.Addr
 	// Store keeps the runs; whoever opened it closes it. nil: in memory.
@@ -76,8 +82,8 @@ type Server struct {
 	wellKnown  *http.ServeMux
 	metrics    *metrics
 
-	iceRate, reportRate, readRate *rateLimit
-	holds, sockets                *gauge
+	iceRate, reportRate, guestRate, readRate *rateLimit
+	holds, sockets                           *gauge
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -94,6 +100,7 @@ func New(o Options) (*Server, error) {
 	// A client may be a company behind one address: generous for each, and bounded together.
 	s.iceRate = newRateLimit(2, 60, 100, s.opts.Now)
 	s.reportRate = newRateLimit(1, 30, 50, s.opts.Now)
+	s.guestRate = newRateLimit(0.1, 10, 2, s.opts.Now)
 	s.readRate = newRateLimit(5, 60, 200, s.opts.Now)
 	s.holds, s.sockets = newGauge(100, 2000), newGauge(100, 1000)
 	s.registerGauges(o.Registry)
@@ -123,6 +130,15 @@ func withDefaults(o Options) Options {
 	}
 	if o.Site == nil {
 		o.Site = func(netip.Addr) page.Site { return page.Site{} }
+	}
+	if o.SiteName == nil {
+		o.SiteName = func(netip.Addr) string { return "" }
+	}
+	if o.Guest == nil {
+		o.Guest = func(netip.Addr) bool { return false }
+	}
+	if o.CallPage == nil {
+		o.CallPage = func(string) bool { return false }
 	}
 	if o.Client == nil {
 		o.Client = remoteAddr
@@ -166,6 +182,7 @@ func (s *Server) route() {
 	s.routes.Handle(Path+"assets/", s.assets)
 	s.routes.Handle("POST "+Path+"report", sameOrigin(http.HandlerFunc(s.serveReport)))
 	s.routes.HandleFunc("GET /api/v1/precall/{id}", s.serveVerdict)
+	s.routes.HandleFunc("OPTIONS /api/v1/precall/{id}", s.servePreflight)
 	s.routes.Handle("/api/v1/ice", s.ICE())
 	s.routes.Handle("/.well-known/hafen/", s.wellKnown)
 	s.routes.HandleFunc("/", missing)

@@ -44,6 +44,17 @@ func (r Record) place() string {
 	return r.Network.String()
 }
 
+// where says what kind of place a run was made at: site, house or outside.
+func (r Record) where() string {
+	switch {
+	case r.Site != "":
+		return "site"
+	case r.Gateway.Seen.Outside:
+		return "outside"
+	}
+	return "house"
+}
+
 // pack writes a record small: a run is some 15 KB of JSON, which repeats itself.
 func (r Record) pack() ([]byte, error) {
 	var out bytes.Buffer

@@ -26,6 +26,7 @@ type Conn struct {
 	only     bool        // that listener speaks plain HTTP alone
 	protocol Protocol
 	refused  error
+	guest    bool
 	opened   time.Time
 	key      netip.Addr // the client's entry among the loads; invalid: in none
 

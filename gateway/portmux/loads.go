@@ -4,9 +4,10 @@ import "net/netip"
 
 // loads counts connections, in all and for each client. Its lock is the mux's.
 type loads struct {
-	limits                 Limits
-	clients                map[netip.Addr]load // bounded by the connections there are
-	open, pending, refused int
+	limits          Limits
+	clients         map[netip.Addr]load // bounded by the connections there are
+	open, pending   int
+	refused, guests int
 }
 
 type load struct{ open, pending int }
@@ -21,6 +22,7 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Connections, 10000)
 	setDefault(&l.Pending, 2000)
 	setDefault(&l.Refused, 100)
+	setDefault(&l.Guests, 1000)
 	return l
 }
 
@@ -41,6 +43,7 @@ const (
 	refusedClient        = "client"
 	refusedClientPending = "client_pending"
 	refusedRefused       = "refused"
+	refusedGuests        = "guests"
 )
 
 // full tells whether one more than there may be in all is here. The connection itself is counted already.
@@ -55,14 +58,16 @@ func (l *loads) full() string {
 }
 
 // claim counts c for the client key; it answers with the limit that is reached, or "".
-func (l *loads) claim(c *Conn, key netip.Addr, refused bool) string {
+func (l *loads) claim(c *Conn, key netip.Addr) string {
 	if !key.IsValid() { // no TCP, no address
 		return ""
 	}
 	of := l.clients[key]
 	switch {
-	case refused && l.refused >= l.limits.Refused:
+	case c.refused != nil && l.refused >= l.limits.Refused:
 		return refusedRefused
+	case c.guest && l.guests >= l.limits.Guests:
+		return refusedGuests
 	case of.open >= l.limits.ConnectionsPerClient:
 		return refusedClient
 	case of.pending >= l.limits.PendingPerClient:
@@ -72,8 +77,11 @@ func (l *loads) claim(c *Conn, key netip.Addr, refused bool) string {
 	of.open++
 	of.pending++
 	l.clients[key] = of
-	if refused {
+	if c.refused != nil {
 		l.refused++
+	}
+	if c.guest {
+		l.guests++
 	}
 	return ""
 }
@@ -97,6 +105,9 @@ func (l *loads) leave(c *Conn) {
 	}
 	if c.refused != nil {
 		l.refused--
+	}
+	if c.guest {
+		l.guests--
 	}
 	of := l.clients[c.key]
 	if of.open--; of.open == 0 {

@@ -122,10 +122,10 @@ func (m *Mux) add(c *Conn) (limit string, ok bool) {
 }
 
 // claim puts a connection to its client's account, or tells which limit is reached.
-func (m *Mux) claim(c *Conn, refused bool) string {
+func (m *Mux) claim(c *Conn) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.loads.claim(c, clientKey(c.wire.client.Addr()), refused)
+	return m.loads.claim(c, clientKey(c.wire.client.Addr()))
 }
 
 func (m *Mux) establish(c *Conn) {

@@ -2,6 +2,7 @@ package portmux
 
 import (
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -31,11 +32,17 @@ type Limits struct {
 	Pending int
 	// Refused is for the connections of all refused clients that are being told so. Zero means 100.
 	Refused int
+	// Guests is for the connections of all guests. Zero means 1000.
+	Guests int
 }
+
+// ErrGuest is Admit's answer for somebody who is no client and may see some pages all the same. It refuses nothing and is not
+// counted as a refusal.
+var ErrGuest = errors.New("a guest: some pages only")
 
 // Options are the parts that a Mux is made of. A function that is nil closes the connections it would have got.
 type Options struct {
-	// Admit says whether the address is a client's; its error refuses it.
+	// Admit says whether the address is a client's; its error refuses it, but for ErrGuest.
 	Admit func(netip.Addr) error
 	// TrustedProxy says whether the address is a balancer's whose PROXY protocol header is believed, and required.
 	// The client's address is the one in the header. Nil means nobody's.
@@ -54,6 +61,8 @@ type Options struct {
 	// Refused owns the HTTP connections, all versions, of clients that Admit turned away: to tell them so, and for what
 	// everybody may ask, such as ACME challenges. Nil: they are closed unread.
 	Refused func(*Conn)
+	// Guest owns the HTTP connections of those for whom Admit answered ErrGuest; nothing else of theirs is served.
+	Guest func(*Conn)
 
 	Limits Limits
 	// FirstByteTimeout is for the first bytes of a connection, and for those inside TLS. Zero means 10 s.

@@ -58,7 +58,9 @@ func (m *Mux) arrive(c *Conn) bool {
 		return false
 	}
 	if m.opts.Admit != nil {
-		if err := m.opts.Admit(c.wire.client.Addr()); err != nil {
+		if err := m.opts.Admit(c.wire.client.Addr()); errors.Is(err, ErrGuest) {
+			c.guest = true
+		} else if err != nil {
 			word, reason := statusOf(err, statusPolicy), "closing"
 			if word == statusPolicy { // else it is one of ours, turned away for another reason
 				reason = "clients"
@@ -71,7 +73,7 @@ func (m *Mux) arrive(c *Conn) bool {
 	if c.refused != nil && m.opts.Refused == nil {
 		return false
 	}
-	if limit := m.claim(c, c.refused != nil); limit != "" {
+	if limit := m.claim(c); limit != "" {
 		m.refuse(c, limit, statusLimit, fmt.Errorf("limit reached: %s", limit))
 		return false
 	}
@@ -143,7 +145,7 @@ func (m *Mux) walkTLS(c *Conn) {
 		m.lost(c, "hello", err)
 	case route.Config != nil:
 		m.terminate(c, route.Config)
-	case route.Passthrough != "" && c.refused == nil:
+	case route.Passthrough != "" && c.refused == nil && !c.guest:
 		m.count(c, Passthrough)
 		m.own(c, m.opts.Splice != nil, func() { m.opts.Splice(c, route.Passthrough) })
 	default:
@@ -221,9 +223,12 @@ func (m *Mux) lookInside(c *Conn) {
 
 // hand gives a connection to its owner, or closes it where there is none.
 func (m *Mux) hand(c *Conn, p Protocol) {
+	http := slices.Contains([]Protocol{HTTP, TLSHTTP, TLSHTTP2}, p)
 	switch {
 	case c.refused != nil:
-		m.own(c, slices.Contains([]Protocol{HTTP, TLSHTTP, TLSHTTP2}, p), func() { m.opts.Refused(c) })
+		m.own(c, http, func() { m.opts.Refused(c) })
+	case c.guest:
+		m.own(c, http && !c.only && m.opts.Guest != nil, func() { m.opts.Guest(c) })
 	case p == HTTP:
 		m.own(c, c.http != nil, func() { c.http(c) })
 	case c.only:
