@@ -28,7 +28,7 @@ type Explanation struct {
 // Explain writes a run out for the help desk.
 func (s *Server) Explain(rec Record, lang string) Explanation {
 	e := Explanation{
-		Report: s.Report(rec, lang), Sentence: s.texts.T(lang, sentence(rec.Result)), Place: rec.Network.String(), CallerLang: lang,
+		Report: s.Report(rec, lang), Sentence: s.texts.T(lang, sentence(rec.Result)), Place: s.place(rec, lang), CallerLang: lang,
 	}
 	if slices.Contains(s.texts.Languages(), rec.Lang) {
 		e.CallerLang = rec.Lang
@@ -39,6 +39,12 @@ func (s *Server) Explain(rec Record, lang string) Explanation {
 	e.Caller = s.caller(rec, e.CallerLang)
 	e.Ticket = s.ticket(rec, e, lang)
 	return e
+}
+
+// place says from where a run was made.
+func (s *Server) place(rec Record, lang string) string {
+	key := map[string]string{"site": "result.network.site", "outside": "result.network.outside", "house": "result.network"}[rec.where()]
+	return s.texts.T(lang, key, "site", rec.Site, "network", rec.Network)
 }
 
 // caller is the sentence and each cause's advice for the person at the screen; two causes often have the same.
@@ -56,7 +62,7 @@ func (s *Server) caller(rec Record, lang string) []string {
 func (s *Server) ticket(rec Record, e Explanation, lang string) string {
 	var b strings.Builder
 	t := func(key string, pairs ...any) string { return s.texts.T(lang, key, pairs...) }
-	fmt.Fprintf(&b, "%s\n%s: %s, %s\n%s\n", e.Sentence, t("result.code"), rec.Code, rec.Time.UTC().Format(time.RFC3339), t("result.network", "network", e.Place))
+	fmt.Fprintf(&b, "%s\n%s: %s, %s\n%s\n", e.Sentence, t("result.code"), rec.Code, rec.Time.UTC().Format(time.RFC3339), e.Place)
 	for i, c := range e.Report.Causes {
 		fmt.Fprintf(&b, "\n%d. %s (%s, %s)\n%s: %s\n", i+1, e.Titles[i], c.ID, t("result.confidence", "percent", fmt.Sprintf("%.0f", 100*c.Confidence)), t("result.it"), c.Advice.IT)
 	}

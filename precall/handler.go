@@ -6,20 +6,33 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
 	"hafen/gateway/page"
 )
 
-// servePage shows the test. Nothing is measured until somebody presses the button, or the address says autorun.
+// servePage shows the test. Nothing is measured until somebody presses the button, or the address says autorun. ?return= is the
+// call page that sent somebody here: the result leads back to it, if it is one of a service's.
 func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
+	back := r.URL.Query().Get("return")
+	if !s.returnsTo(back) {
+		back = ""
+	}
 	s.page.Render(w, r, page.View{
 		Title:   "title",
 		Site:    s.opts.Site(s.opts.Client(r)),
 		Styles:  []string{s.assets.URL("precall.css")},
 		Modules: []string{s.assets.URL("app.js")},
+		Data:    struct{ Return string }{back},
 	})
+}
+
+// returnsTo reports whether an address is one of a service's pages.
+func (s *Server) returnsTo(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && len(address) < 2000 && u.Host != "" && s.opts.CallPage(u.Scheme+"://"+u.Host)
 }
 
 // answer is what the page gets for its measurements: the report, and what it shows above it.

@@ -330,7 +330,7 @@ func TestMessagesAreWhole(t *testing.T) {
 	used, err := page.KeysIn(web, "web/*.html", "web/*.js")
 	must(t, err)
 	used = append(used, "title", "note.self-signed", "note.or-proxy", "note.tcp-only", "verdict.ways.note", "verdict.unsent", "verdict.unsent.note",
-		"cause.udp-blocked.user.fail", "cause.websocket-blocked.user.fail", "direction.up", "direction.down", "direction.both")
+		"cause.udp-blocked.user.fail", "cause.websocket-blocked.user.fail", "direction.up", "direction.down", "direction.both", "gate.warn", "gate.block")
 	for _, id := range []string{"dns-failed", "proxy-auth-required", "captive-portal", "relay-credentials-rejected"} {
 		used = append(used, "cause."+id+".user.gateway", "cause."+id+".it.gateway")
 	}
@@ -362,7 +362,7 @@ func TestMessagesAreWhole(t *testing.T) {
 	} {
 		used = append(used, "check."+id)
 	}
-	for _, g := range []string{"device", "signaling", "relay", "quality", "gateway"} {
+	for _, g := range []string{"device", "signaling", "relay", "quality", "network", "gateway"} {
 		used = append(used, "group."+g)
 	}
 	for _, step := range []string{"prepare", "devices", "signaling", "relays", "media", "bandwidth", "hold", "waiting", "analysis"} {

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strconv"
@@ -25,6 +26,11 @@ func Language(r *http.Request, languages []string) string {
 // A browser sends a dozen at most; whoever sends more is read that far.
 func accepted(header string, languages []string) string {
 	best, quality := Fallback, 0.0
+	known := map[string]string{} // by the part in front of the dash: de-CH asks for de, zh-CN for zh-Hans
+	for _, lang := range languages {
+		base, _, _ := strings.Cut(strings.ToLower(lang), "-")
+		known[base] = lang
+	}
 	for i, part := range strings.Split(header, ",") {
 		if i == 20 {
 			break
@@ -35,8 +41,8 @@ func accepted(header string, languages []string) string {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
 			q, _ = strconv.ParseFloat(v, 64) // what is no number is not wanted
 		}
-		if q > quality && q <= 1 && slices.Contains(languages, lang) {
-			best, quality = lang, q
+		if q > quality && q <= 1 && known[lang] != "" {
+			best, quality = known[lang], q
 		}
 	}
 	return best
@@ -63,13 +69,10 @@ func direction(lang string) string {
 	return "ltr"
 }
 
-// languageName is what the speakers of a language call it.
-func languageName(lang string) string {
-	switch lang {
-	case "de":
-		return "Deutsch"
-	case "en":
-		return "English"
-	}
-	return lang
+// languageNames are what the speakers of a language call it.
+var languageNames = map[string]string{
+	"ar": "العربية", "de": "Deutsch", "en": "English", "es": "Español", "fr": "Français", "it": "Italiano", "pl": "Polski",
+	"pt": "Português", "tr": "Türkçe", "uk": "Українська", "vi": "Tiếng Việt", "zh-Hans": "简体中文",
 }
+
+func languageName(lang string) string { return cmp.Or(languageNames[lang], lang) }

@@ -8,7 +8,8 @@ import (
 // Number writes a number with so many digits behind the decimal sign of the language.
 func Number(lang string, v float64, digits int) string {
 	s := strconv.FormatFloat(v, 'f', digits, 64)
-	if lang == "de" {
+	switch lang {
+	case "de", "es", "fr", "it", "pl", "pt", "tr", "uk", "vi":
 		s = strings.Replace(s, ".", ",", 1)
 	}
 	return s

@@ -121,6 +121,9 @@ func (v View) Messages() (string, error) {
 	return string(data), err
 }
 
+// LanguageName is what the speakers of the view's language call it.
+func (v View) LanguageName() string { return languageName(v.Lang) }
+
 // LanguageLink is one entry of the language switch.
 type LanguageLink struct {
 	Lang, Name string

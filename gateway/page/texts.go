@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -48,8 +49,12 @@ func LoadTexts(fsys fs.FS, pattern string) (*Texts, error) {
 // Languages are the languages there are messages in, in alphabetical order.
 func (t *Texts) Languages() []string { return slices.Sorted(maps.Keys(t.byLang)) }
 
-// Messages are all messages of a language, for a script.
-func (t *Texts) Messages(lang string) map[string]string { return t.byLang[t.known(lang)] }
+// Messages are all messages of a language, for a script; English ones where it lacks some.
+func (t *Texts) Messages(lang string) map[string]string {
+	all := maps.Clone(t.byLang[Fallback])
+	maps.Copy(all, t.byLang[t.known(lang)])
+	return all
+}
 
 func (t *Texts) known(lang string) string {
 	if t.byLang[lang] == nil {
@@ -58,13 +63,10 @@ func (t *Texts) known(lang string) string {
 	return lang
 }
 
-// T is the message of a key in a language, with its {names} replaced by pairs of name and value. A key without a
-// message gives the key itself, which a test of Problems keeps from happening.
+// T is the message of a key in a language, with its {names} replaced by pairs of name and value. What a language lacks is said
+// in English, and a key without any message gives the key itself: a test of Problems keeps both from happening.
 func (t *Texts) T(lang, key string, pairs ...any) string {
-	text, ok := t.byLang[t.known(lang)][key]
-	if !ok {
-		return key
-	}
+	text := cmp.Or(t.byLang[t.known(lang)][key], t.byLang[Fallback][key], key)
 	if len(pairs) < 2 {
 		return text
 	}

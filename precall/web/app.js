@@ -1,6 +1,7 @@
 // The page: starts a run, shows how far it is and what came of it.
 import { Cancelled } from './wait.js';
 import { Run } from './run.js';
+import { forget, keepNow } from './consent.js';
 import { showResult, sayUnsent } from './result.js';
 import { t } from './texts.js';
 
@@ -52,6 +53,7 @@ async function start(seconds) {
   for (const name of ['data-precall', 'data-verdict', 'data-code']) root.removeAttribute(name);
   root.dataset.precall = 'running';
   delete window.hafenReport;
+  forget();
   $('steps').replaceChildren();
   $('progress').value = 0;
   $('waiting').hidden = false;
@@ -79,13 +81,35 @@ function finish(answer) {
   $('progress').value = 100;
   showResult(answer);
   only('result');
+  $('said').textContent = '';
   $('sentence').focus({ preventScroll: true });
   window.scrollTo(0, 0);
+  publish(report);
+  root.dataset.precall = 'done'; // last: who waits for it finds the rest in place
+}
+
+// publish tells machines what came of the run.
+function publish(report) {
   window.hafenReport = report;
   root.dataset.verdict = report.verdict;
   root.dataset.code = report.code;
-  root.dataset.precall = 'done'; // last: who waits for it finds the rest in place
 }
+
+// Who consents only when the result is there gets a code for it then.
+$('send').addEventListener('click', async () => {
+  $('send').disabled = true;
+  try {
+    const answer = await keepNow();
+    showResult(answer);
+    publish(answer.report);
+    $('said').textContent = t('result.sent', { code: answer.report.code });
+    $('sentence').focus({ preventScroll: true });
+  } catch {
+    $('said').textContent = t('result.send.failed');
+    $('send').textContent = t('result.send.failed');
+  }
+  $('send').disabled = false;
+});
 
 $('start').addEventListener('click', () => start(45));
 $('long').addEventListener('click', () => start(180));

@@ -1,4 +1,5 @@
 // What came of a run: one sentence, the causes, every check folded.
+import { charts } from './charts.js';
 import { has, lang, number, t } from './texts.js';
 
 const $ = (id) => document.getElementById(id);
@@ -7,12 +8,15 @@ const order = ['fail', 'warn', 'pass', 'unknown', 'skipped'];
 
 // groups are the folds, and which checks are in each.
 const groups = {
-  device: (id) => ['browser', 'secure-context', 'camera', 'microphone', 'clock'].includes(id),
+  device: (id) => ['browser', 'secure-context', 'camera', 'microphone', 'speaker', 'echo', 'cpu', 'clock'].includes(id),
   signaling: (id) => id.startsWith('call-server:'),
   relay: (id) => id.startsWith('relay:'),
-  quality: (id) => ['rtt', 'jitter', 'loss'].includes(id),
   gateway: (id) => id.startsWith('gateway:'),
+  quality: (id) => ['rtt', 'jitter', 'loss', 'mos', 'latency-under-load', 'udp-vs-tcp'].includes(id) || id.startsWith('bandwidth-'),
+  network: () => true, // what is left: proxy, interception, address translation, IPv6
 };
+
+const groupOf = (id) => Object.keys(groups).find((name) => groups[name](id));
 
 let shown = null;
 
@@ -28,10 +32,37 @@ export function showResult(answer) {
   $('note').textContent = t(`${sentence}.note`);
   $('code').textContent = report.code;
   verdict.querySelector('.code-line').hidden = !report.code;
-  $('network').textContent = network ? t('result.network', { network }) : '';
+  $('unkept').hidden = !!report.code || sentence === 'verdict.unsent';
+  $('network').textContent = where(answer);
+  showGate(answer);
+  const figures = charts(report.series);
+  $('charts').replaceChildren(...figures);
+  $('charts-part').hidden = figures.length === 0;
   $('causes').replaceChildren(...report.causes.map((cause, i) => causeItem(cause, i, report.verdict)));
   $('causes-part').hidden = report.causes.length === 0;
   $('checks').replaceChildren(...Object.keys(groups).map((name) => group(name, report.checks)).filter(Boolean));
+}
+
+// where names the network that was tested: a patient's mobile data is not the hospital's Wi-Fi.
+function where({ network, place, site }) {
+  if (!network) return '';
+  if (place === 'site') return t('result.network.site', { site, network });
+  const mobile = navigator.connection?.type === 'cellular';
+  if (place === 'outside') return mobile ? t('result.network.mobile', { network }) : t('result.network.outside', { network });
+  return t('result.network', { network });
+}
+
+// showGate says what the house's rule makes of the run, and leads on to the call page that somebody came from.
+function showGate({ gate, offer = [], report }) {
+  $('gate').hidden = !has(`gate.${gate}`);
+  $('gate').textContent = gate === 'block' && offer.includes('audio') ? t('gate.block.audio') : t(`gate.${gate}`);
+  const back = $('precall').dataset.return;
+  $('on').hidden = !back || !report.id;
+  if (back && report.id) {
+    const url = new URL(back);
+    url.searchParams.set('precall', report.id);
+    $('on').firstElementChild.href = url.href;
+  }
 }
 
 function causeItem(cause, i, verdict) {
@@ -45,7 +76,7 @@ function causeItem(cause, i, verdict) {
 }
 
 function group(name, all) {
-  const checks = all.filter((check) => groups[name](check.id));
+  const checks = all.filter((check) => groupOf(check.id) === name);
   if (checks.length === 0) return null;
   const worst = order.find((verdict) => checks.some((check) => check.verdict === verdict));
   const item = copyOf('group');
@@ -85,8 +116,10 @@ export function sayUnsent(checks, error) {
 }
 
 // asText is the result for a ticket or a mail.
-function asText({ report, sentence, network }) {
-  const lines = [t(sentence), `${t('result.code')}: ${report.code}`, t('result.network', { network }), new Date(report.time).toLocaleString(lang), ''];
+function asText(answer) {
+  const { report, sentence } = answer;
+  const lines = [t(sentence), report.code ? `${t('result.code')}: ${report.code}` : '', where(answer), new Date(report.time).toLocaleString(lang)].filter(Boolean);
+  lines.push('');
   for (const cause of report.causes) {
     lines.push(`${t(`cause.${cause.id}.title`)} (${t('result.confidence', { percent: Math.round(cause.confidence * 100) })})`);
     lines.push(`  ${t('result.user')}: ${cause.advice.user}`, `  ${t('result.it')}: ${cause.advice.it}`, '');
@@ -106,6 +139,7 @@ $('copy').addEventListener('click', async () => {
     said = 'result.copy.failed';
   }
   $('copy').textContent = said === 'result.copied' ? t('result.copied') : t('result.copy.failed');
+  $('said').textContent = $('copy').textContent;
   setTimeout(() => { $('copy').textContent = t('result.copy'); }, 2000);
 });
 
@@ -117,7 +151,8 @@ $('json').addEventListener('click', () => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 });
 
-$('print').addEventListener('click', () => {
+// On paper nothing is folded, however the printing was begun.
+window.addEventListener('beforeprint', () => {
   document.querySelectorAll('#result details').forEach((fold) => { fold.open = true; });
-  window.print();
 });
+$('print').addEventListener('click', () => window.print());

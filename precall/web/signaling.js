@@ -1,4 +1,5 @@
 // The ways for messages: WebSocket, and a request that is held like a long-poll.
+import { remember, reportURL } from './consent.js';
 import { median, sleep, within } from './wait.js';
 
 // echo opens a WebSocket and sends five messages to and fro; the value is the median round trip.
@@ -57,16 +58,17 @@ export async function hold(seconds, signal) {
 // send posts the measurements. It tries again while a network that has just been shaken up comes back.
 export async function send(measurements, signal) {
   let problem;
+  remember(measurements);
   for (let attempt = 0; attempt < 4; attempt += 1) {
     if (attempt > 0) await sleep(2000, signal);
     try {
-      const response = await fetch('/precall/report', {
+      const response = await fetch(reportURL(), {
         method: 'POST',
         headers: { 'Content-Type': 'application/json' },
         body: JSON.stringify({ ...measurements, clock: Date.now() }),
         signal: AbortSignal.any ? AbortSignal.any([signal, AbortSignal.timeout(12000)]) : signal,
       });
-      if (response.ok) return await response.json();
+      if (response.ok || response.status === 507) return await response.json(); // 507: judged, but there was no room to keep it
       problem = `HTTP ${response.status}: ${(await response.text()).trim()}`;
       if (response.status === 400 || response.status === 413) break; // it will not get better
     } catch (error) {
