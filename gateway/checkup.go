@@ -93,11 +93,15 @@ type checkup struct {
 func newCheckup(o CheckupOptions) (*checkup, error) {
 	cfg := *o.Config
 	cfg.Relay.Mode = "bridge" // the other modes keep a secret in data_dir, and a checkup makes no file
-	g := &Gateway{opts: Options{Config: &cfg, Now: o.Now}, cfg: &cfg, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
+	g := &Gateway{opts: Options{Config: &cfg, Now: o.Now}, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	ports := wouldListen(&cfg)
-	g.bound.Store(&ports)
-	for _, make := range []func() error{g.makeEgress, g.makeRelay, g.makeSignaling} {
+	g.bound.Store(&addresses{ports: wouldListen(&cfg)})
+	dialer, err := newEgress(&cfg, g.listening)
+	if err != nil {
+		return nil, fmt.Errorf("checkup: %w", err)
+	}
+	g.now.Store(&generation{config: &cfg, dialer: dialer})
+	for _, make := range []func() error{g.makeRelay, g.makeSignaling} {
 		if err := make(); err != nil {
 			g.cancel()
 			return nil, fmt.Errorf("checkup: %w", err)

@@ -13,7 +13,7 @@ import (
 
 // proxy asks the company proxy for a way to the first call server.
 func (c *checkup) proxy(ctx context.Context) []Finding {
-	p := c.g.dialer.Proxy
+	p := c.g.dialer().Proxy
 	if p == nil {
 		return []Finding{{Area: "proxy", About: "company proxy", Verdict: Skip, Detail: "egress.proxy is not set"}}
 	}
@@ -25,7 +25,7 @@ func (c *checkup) proxy(ctx context.Context) []Finding {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-			conn, err := c.g.dialer.DialVia(ctx, "tcp", net.JoinHostPort(host, "443"), scopeOf(s))
+			conn, err := c.g.dialer().DialVia(ctx, "tcp", net.JoinHostPort(host, "443"), scopeOf(s))
 			cancel()
 			if err != nil {
 				f.Verdict, f.Detail = Fail, err.Error()

@@ -287,7 +287,7 @@ func (c *checkup) routedElsewhere(host string) bool {
 
 func (c *checkup) name(ctx context.Context, s *configs.Service, host string, port uint16) Finding {
 	f := Finding{Area: "dns", About: host, Verdict: Pass}
-	found, err := c.g.dialer.Resolve(ctx, host, port, scopeOf(s))
+	found, err := c.g.dialer().Resolve(ctx, host, port, scopeOf(s))
 	if err == nil {
 		var addrs []string
 		for _, ap := range found {
@@ -297,7 +297,7 @@ func (c *checkup) name(ctx context.Context, s *configs.Service, host string, por
 		return f
 	}
 	f.Detail = err.Error()
-	if p := c.g.dialer.Proxy; p != nil && !p.Exempt(host, port) && c.Config.DNS.ProxyResolves != "never" && statusOf(err) != "err_policy" {
+	if p := c.g.dialer().Proxy; p != nil && !p.Exempt(host, port) && c.Config.DNS.ProxyResolves != "never" && statusOf(err) != "err_policy" {
 		f.Verdict, f.Detail = Skip, "does not resolve here; the company proxy resolves it"
 		return f
 	}
@@ -319,7 +319,7 @@ func (c *checkup) ownName(ctx context.Context) Finding {
 	}
 	f.Detail = strings.Join(addrs, ", ")
 	for _, a := range addrs {
-		if ip, err := netip.ParseAddr(a); err == nil && c.g.dialer.Policy.Own(ip) {
+		if ip, err := netip.ParseAddr(a); err == nil && c.g.dialer().Policy.Own(ip) {
 			return f
 		}
 	}

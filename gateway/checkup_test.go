@@ -274,7 +274,7 @@ func TestCheckupHealthy(t *testing.T) {
 func TestCheckupOfARunningGateway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	cfg := *w.gateway.cfg
+	cfg := *w.gateway.config()
 	cfg.Listen.HTTPS = []string{w.addr}
 	for running, want := range map[bool]Verdict{true: Pass, false: Fail} {
 		found, err := Checkup(t.Context(), CheckupOptions{Config: &cfg, Running: running, Patience: 10 * time.Second})

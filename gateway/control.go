@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -10,7 +11,7 @@ import (
 	"hafen/precall"
 )
 
-// control is what the unix socket answers: for `hafen status`, `drain` and `explain`, and for profiles. Who may open the socket may ask.
+// control is what the unix socket answers: for `hafen status`, `reload`, `drain` and `explain`, and for profiles. Who may open the socket may ask.
 func (g *Gateway) control() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /api/v1/status", g.status.JSON())
@@ -25,10 +26,18 @@ func (g *Gateway) control() http.Handler {
 			return
 		}
 		if err != nil {
-			http.Error(w, "no test has that code: they are kept for "+g.cfg.Precall.History.String(), http.StatusNotFound)
+			http.Error(w, "no test has that code: they are kept for "+g.config().Precall.History.String(), http.StatusNotFound)
 			return
 		}
 		g.precall.WriteText(w, rec, r.URL.Query().Get("lang"))
+	})
+	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		done, err := g.Reload(context.WithoutCancel(r.Context()))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(done)
 	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
 		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))

@@ -36,7 +36,7 @@ func (g *Gateway) admit(a netip.Addr) error {
 		return errDraining
 	}
 	switch {
-	case contains(g.cfg.Clients, a):
+	case contains(g.config().Clients, a):
 		return nil
 	case g.isGuest(a):
 		return portmux.ErrGuest
@@ -52,15 +52,15 @@ func contains(networks []netip.Prefix, a netip.Addr) bool {
 
 // hello decides what becomes of a TLS connection by the name it asks for.
 func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
-	if g.cfg.TLS.Source == "acme" && len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == acmeTLS {
+	if g.config().TLS.Source == "acme" && len(h.SupportedProtos) == 1 && h.SupportedProtos[0] == acmeTLS {
 		return portmux.Route{Config: g.tlsACME}
 	}
 	name := configs.CanonicalHost(h.ServerName)
 	_, err := netip.ParseAddr(name)
 	switch {
-	case name == "" || err == nil || g.cfg.OwnName(name):
+	case name == "" || err == nil || g.config().OwnName(name):
 		return portmux.Route{Config: g.tlsOwn}
-	case g.signaling.Routed(name) && g.certs.HasName(name):
+	case g.signaling.Routed(name) && g.certs().HasName(name):
 		return portmux.Route{Config: g.tlsRouted}
 	}
 	if target, ok := g.passthrough(name); ok {
@@ -72,10 +72,10 @@ func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
 // passthrough finds where a TLS connection for a service's name goes, unread: a call server on 443, or a relay on the
 // port of its turns: URL.
 func (g *Gateway) passthrough(name string) (string, bool) {
-	if g.cfg.ServiceOfHost(name) != nil {
+	if g.config().ServiceOfHost(name) != nil {
 		return net.JoinHostPort(name, "443"), true
 	}
-	_, region := g.cfg.ServiceOfRelay(name)
+	_, region := g.config().ServiceOfRelay(name)
 	if region == nil {
 		return "", false
 	}
@@ -91,12 +91,12 @@ func (g *Gateway) passthrough(name string) (string, bool) {
 func (g *Gateway) splice(c *portmux.Conn, target string) {
 	defer func() { _ = c.Close() }()
 	host, _, _ := net.SplitHostPort(target)
-	service := g.cfg.ServiceOfHost(host)
+	service := g.config().ServiceOfHost(host)
 	if service == nil {
-		service, _ = g.cfg.ServiceOfRelay(host)
+		service, _ = g.config().ServiceOfRelay(host)
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, 10*time.Second)
-	upstream, err := g.dialer.DialVia(ctx, "tcp", target, scopeOf(service))
+	upstream, err := g.dialer().DialVia(ctx, "tcp", target, scopeOf(service))
 	cancel()
 	if err != nil {
 		c.Fail(statusOf(err), err)
@@ -122,7 +122,7 @@ func (g *Gateway) stun(c *portmux.Conn) {
 	if h := c.Hello(); h != nil {
 		client.Via, sni = "tls", h.SNI
 	}
-	if s := g.cfg.ServiceOfGatewayName(sni); s != nil {
+	if s := g.config().ServiceOfGatewayName(sni); s != nil {
 		client.Service = s.Name
 	}
 	conn, head := c.Detach()
@@ -134,7 +134,7 @@ func (g *Gateway) stun(c *portmux.Conn) {
 
 // tunnelSTUN hands over a TURN client that came through CONNECT, naming a relay of a service.
 func (g *Gateway) tunnelSTUN(conn net.Conn, head []byte, host string, client netip.AddrPort) error {
-	service, _ := g.cfg.ServiceOfRelay(host)
+	service, _ := g.config().ServiceOfRelay(host)
 	if service == nil {
 		return fmt.Errorf("%s is no relay of a service", host)
 	}

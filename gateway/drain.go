@@ -87,18 +87,8 @@ func (g *Gateway) closeParts() error {
 	for _, s := range g.servers {
 		errs = append(errs, s.Close())
 	}
-	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs.Close())
+	g.closeSockets()
+	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs().Close())
 	g.wg.Wait()
 	return errors.Join(errs...)
-}
-
-// Reload is asked for by SIGHUP. Only certificates from files are read again so far.
-func (g *Gateway) Reload() {
-	if err := g.certs.Reload(); err != nil {
-		g.reloads.WithLabelValues("failed").Inc()
-		g.log.Error("certificates were not reloaded, the old ones stay", "err", err)
-		return
-	}
-	g.reloads.WithLabelValues("ok").Inc()
-	g.log.Info("certificates reloaded; the rest of the configuration needs a restart")
 }

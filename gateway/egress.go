@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strconv"
 
 	"hafen/configs"
@@ -34,6 +36,12 @@ func newEgress(cfg *configs.Config, listening func() []netip.AddrPort) (*netpoli
 	return d, nil
 }
 
+// sameEgress reports whether two dialers go the same ways out.
+func sameEgress(a, b *netpolicy.Dialer) bool {
+	return reflect.DeepEqual(a.Hosts, b.Hosts) && slices.Equal(a.Servers, b.Servers) && slices.Equal(a.Source, b.Source) &&
+		a.ProxyResolves == b.ProxyResolves && reflect.DeepEqual(a.Proxy, b.Proxy) && slices.Equal(a.Policy.Public, b.Policy.Public)
+}
+
 // scopeOf is what a service has opened for its own names.
 func scopeOf(s *configs.Service) netpolicy.Scope {
 	if s == nil {
@@ -44,13 +52,13 @@ func scopeOf(s *configs.Service) netpolicy.Scope {
 
 // dialService dials an address of the configuration for a service, through the company proxy where there is one.
 func (g *Gateway) dialService(ctx context.Context, network, addr, service string) (net.Conn, error) {
-	return g.dialer.DialVia(ctx, network, addr, scopeOf(g.cfg.ServiceNamed(service)))
+	return g.dialer().DialVia(ctx, network, addr, scopeOf(g.config().ServiceNamed(service)))
 }
 
 // listening tells where this gateway listens, so that a name that leads back here is recognised as a loop.
 func (g *Gateway) listening() []netip.AddrPort {
-	if p := g.bound.Load(); p != nil {
-		return *p
+	if b := g.bound.Load(); b != nil {
+		return b.ports
 	}
 	return nil
 }

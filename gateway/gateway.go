@@ -5,6 +5,10 @@
 // name gets, or to which host it is passed unread; TURN goes to relay, HTTP to ServeHTTP in routes.go, which knows
 // CONNECT (forward), the gateway's own pages (status, precall) and the call servers (signaling). Whatever is dialled
 // on the way out is judged by the one policy of egress.go.
+//
+// A configuration may change under all this (reload.go). The parts live as long as the gateway, and with them every session and
+// every counter; each part prepares what another configuration needs beside what runs, and when all have, all take it. What a
+// configuration makes for the root itself is a generation, exchanged as a whole.
 package gateway
 
 import (
@@ -15,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,9 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"hafen/configs"
-	"hafen/gateway/certs"
 	"hafen/gateway/forward"
-	"hafen/gateway/netpolicy"
 	"hafen/gateway/portmux"
 	"hafen/gateway/status"
 	"hafen/precall"
@@ -38,6 +39,10 @@ import (
 type Options struct {
 	// Config must be valid: see configs.Load.
 	Config *configs.Config
+	// Load reads the configuration again, for a reload. nil: it can't be.
+	Load func() (*configs.Config, error)
+	// Reloaded is told each configuration that has been put in place. nil: nobody wants to know.
+	Reloaded func(*configs.Config)
 	// Log takes the program's lines. nil: silent.
 	Log *slog.Logger
 	// Version is shown on the status page and in metrics.
@@ -52,13 +57,11 @@ type Options struct {
 // Gateway is a running gateway. Start binds and returns; Drain ends it gently, Stop at once.
 type Gateway struct {
 	opts     Options
-	cfg      *configs.Config
+	now      atomic.Pointer[generation]
 	log      *slog.Logger
 	registry *prometheus.Registry
 	started  time.Time
 
-	dialer    *netpolicy.Dialer
-	certs     *certs.Store
 	mux       *portmux.Mux
 	relay     *relay.Server
 	signaling *signaling.Proxy
@@ -72,16 +75,16 @@ type Gateway struct {
 
 	tlsOwn, tlsRouted, tlsACME *tls.Config
 
-	servers []*http.Server // everything that speaks HTTP
-	reloads *prometheus.CounterVec
+	servers []*http.Server                      // everything that speaks HTTP
+	serve   map[string]func(net.Listener) error // by the key that a listener is of
+	reloads *reloads
 	panics  prometheus.Counter
 
 	ctx     context.Context // ends with Stop
 	cancel  context.CancelFunc
-	bound   atomic.Pointer[[]netip.AddrPort]
-	addrs   []net.Addr   // of listen.https first
+	sockets []*socket // guarded by reloads.mu once it runs
+	bound   atomic.Pointer[addresses]
 	passing atomic.Int64 // SNI passthrough connections
-	udp     []netip.AddrPort
 	wg      sync.WaitGroup
 
 	drainOnce, stopOnce sync.Once
@@ -98,14 +101,14 @@ func New(o Options) (*Gateway, error) {
 		o.Now = time.Now
 	}
 	g := &Gateway{
-		opts: o, cfg: o.Config, log: o.Log, registry: prometheus.NewRegistry(), started: o.Now(),
+		opts: o, log: o.Log, registry: prometheus.NewRegistry(), started: o.Now(),
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
-	g.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hafen_config_reloads_total", Help: "Reloads asked for, by result."}, []string{"result"})
+	g.reloads = newReloads(g.registry)
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
-	g.registry.MustRegister(g.reloads, g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	for _, make := range []func() error{g.makeDirs, g.makeEgress, g.makeCerts, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
+	g.registry.MustRegister(g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	for _, make := range []func() error{g.makeDirs, g.makeGeneration, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
 			if g.runStore != nil {
@@ -116,6 +119,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.pages = g.newPages()
 	g.makeMux()
+	g.makeServers()
 	return g, nil
 }
 
@@ -125,30 +129,29 @@ func (g *Gateway) Start(ctx context.Context) error {
 		_ = g.Stop(ctx)
 		return err
 	}
-	g.log.Info("ready", "version", g.opts.Version, "name", g.cfg.Name, "listening", fmt.Sprint(g.addrs))
+	g.log.Info("ready", "version", g.opts.Version, "name", g.config().Name, "listening", fmt.Sprint(g.Addrs()))
 	return nil
 }
 
 func (g *Gateway) start(ctx context.Context) error {
-	tcp, udp, err := g.bind(ctx)
+	g.reloads.mu.Lock()
+	defer g.reloads.mu.Unlock()
+	bound, err := g.bind(ctx, g.config(), nil)
 	if err != nil {
 		return err
 	}
+	g.remember(bound)
 	if err := g.startParts(ctx); err != nil {
-		closeAll(tcp, udp)
 		return err
 	}
-	for _, b := range tcp {
-		g.goServe(func() error { return b.serve(b.Listener) })
-	}
-	for _, pc := range udp {
-		g.goServe(func() error { return g.relay.ServePacket(pc) })
+	for _, s := range bound {
+		g.goServe(s)
 	}
 	return nil
 }
 
 func (g *Gateway) startParts(ctx context.Context) error {
-	if err := g.certs.Start(ctx); err != nil {
+	if err := g.certs().Start(ctx); err != nil {
 		return err
 	}
 	if err := g.relay.Start(ctx); err != nil {

@@ -74,7 +74,7 @@ func newWorld(t *testing.T, change ...func(*configs.Config)) *world {
 		}
 	})
 	w.addr = w.gateway.Addrs()[0].String()
-	w.roots.AppendCertsFromPEM(w.gateway.certs.Root())
+	w.roots.AppendCertsFromPEM(w.gateway.certs().Root())
 	return w
 }
 

@@ -13,7 +13,7 @@ import (
 
 // isGuest reports whether an address is no client's but may run the precall test: a patient at home, a phone on mobile data.
 func (g *Gateway) isGuest(a netip.Addr) bool {
-	return !contains(g.cfg.Clients, a) && contains(g.cfg.Precall.Networks, a)
+	return !contains(g.config().Clients, a) && contains(g.config().Precall.Networks, a)
 }
 
 // guestPages are what a guest may ask for: the test, its endpoints and what the page is made of. ICE servers have no entry
@@ -53,7 +53,7 @@ func allowedToGuests(path string) bool {
 
 // siteName is the one of `sites` that a client is in; "" where none has it.
 func (g *Gateway) siteName(client netip.Addr) string {
-	for _, s := range g.cfg.Sites {
+	for _, s := range g.config().Sites {
 		if contains(s.Networks, client) {
 			return s.Name
 		}
@@ -68,5 +68,5 @@ func (g *Gateway) callPage(origin string) bool {
 		return false
 	}
 	host := configs.CanonicalHost(u.Hostname())
-	return host != "" && (g.cfg.ServiceOfHost(host) != nil || g.signaling.Routed(host))
+	return host != "" && (g.config().ServiceOfHost(host) != nil || g.signaling.Routed(host))
 }

@@ -9,9 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
+	"hafen/configs"
 	"hafen/gateway/portmux"
 )
 
@@ -26,8 +28,16 @@ func bindError(key, addr string, err error) error {
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		why = "this machine has no such address; write one that it has, or only the port"
 	}
-	return fmt.Errorf("%s: can't listen at %s: %s", key, addr, why)
+	return &listenError{fmt.Sprintf("%s: can't listen at %s: %s", key, addr, why), err}
 }
+
+type listenError struct {
+	text  string
+	cause error
+}
+
+func (e *listenError) Error() string { return e.text }
+func (e *listenError) Unwrap() error { return e.cause }
 
 // listenTCP binds one address of the configuration.
 func listenTCP(ctx context.Context, key, addr string) (net.Listener, error) {
@@ -65,75 +75,118 @@ func listenControl(ctx context.Context, path string) (net.Listener, error) {
 	return ln, nil
 }
 
-// boundTCP is a bound listener and what serves it.
-type boundTCP struct {
-	net.Listener
-	serve func(net.Listener) error
+// socket is one thing that is listened on: a listener, or a socket for packets.
+type socket struct {
+	place
+	tcp net.Listener
+	udp *net.UDPConn
 }
 
-// bind opens every listener of the configuration, or none.
-func (g *Gateway) bind(ctx context.Context) (tcp []boundTCP, udp []*net.UDPConn, err error) {
-	defer func() {
-		if err != nil {
-			closeAll(tcp, udp)
-		}
-	}()
-	add := func(key string, addrs []string, serve func(net.Listener) error) error {
-		for _, a := range addrs {
-			ln, err := listenTCP(ctx, key, a)
-			if err != nil {
-				return err
-			}
-			tcp = append(tcp, boundTCP{ln, serve})
-		}
-		return nil
+// place is where the configuration has something listened on.
+type place struct{ key, network, addr string }
+
+func (s *socket) close() {
+	if s.udp != nil {
+		_ = s.udp.Close()
+		return
 	}
+	_ = s.tcp.Close()
+}
+
+func (s *socket) localAddr() net.Addr {
+	if s.udp != nil {
+		return s.udp.LocalAddr()
+	}
+	return s.tcp.Addr()
+}
+
+func (s *socket) port() uint16 {
+	ap, _ := addrPort(s.localAddr())
+	return ap.Port()
+}
+
+// places lists where a configuration has something listened on, listen.https first.
+func places(c *configs.Config) (all []place) {
+	add := func(key, network string, addrs ...string) {
+		for _, a := range addrs {
+			all = append(all, place{key, network, a})
+		}
+	}
+	add("listen.https", "tcp", c.Listen.HTTPS...)
+	add("listen.proxy", "tcp", c.Listen.Proxy...)
+	add("listen.http", "tcp", c.Listen.HTTP...)
+	add("listen.metrics", "tcp", oneOrNone(c.Listen.Metrics)...)
+	add("run_dir", "unix", filepath.Join(c.RunDir, "hafen.sock"))
+	add("listen.turn_udp", "udp", c.Listen.TURNUDP...)
+	return all
+}
+
+// open binds one place.
+func (p place) open(ctx context.Context) (s *socket, err error) {
+	s = &socket{place: p}
+	switch p.network {
+	case "udp":
+		s.udp, err = listenUDP(ctx, p.key, p.addr)
+	case "unix":
+		s.tcp, err = listenControl(ctx, p.addr)
+	default:
+		s.tcp, err = listenTCP(ctx, p.key, p.addr)
+	}
+	return s, err
+}
+
+// bind opens every listener of a configuration, or none. What there is already is taken as it is.
+func (g *Gateway) bind(ctx context.Context, c *configs.Config, have []*socket) (bound []*socket, err error) {
+	var fresh []*socket
+	for _, p := range places(c) {
+		if i := slices.IndexFunc(have, func(s *socket) bool { return s.place == p }); i >= 0 {
+			bound = append(bound, have[i])
+			continue
+		}
+		s, err := p.open(ctx)
+		if err != nil {
+			for _, s := range fresh {
+				s.close()
+			}
+			return nil, err
+		}
+		fresh, bound = append(fresh, s), append(bound, s)
+	}
+	return bound, nil
+}
+
+// makeServers makes what serves the listeners, by their keys.
+func (g *Gateway) makeServers() {
 	metrics := &http.Server{Handler: g.status.Machines(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyTimeout, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	control := &http.Server{Handler: g.control(), ReadHeaderTimeout: 10 * time.Second}
 	g.servers = append(g.servers, metrics, control)
 	proxy, http80 := portmux.NewListener(nil), portmux.NewListener(nil)
-	steps := []func() error{
-		func() error { return add("listen.https", g.cfg.Listen.HTTPS, g.mux.Serve) },
-		func() error { return add("listen.proxy", g.cfg.Listen.Proxy, g.http1(proxy)) },
-		func() error { return add("listen.http", g.cfg.Listen.HTTP, g.http1(http80)) },
-		func() error { return add("listen.metrics", oneOrNone(g.cfg.Listen.Metrics), metrics.Serve) },
-		func() error {
-			ln, err := listenControl(ctx, filepath.Join(g.cfg.RunDir, "hafen.sock"))
-			if err == nil {
-				tcp = append(tcp, boundTCP{ln, control.Serve})
-			}
-			return err
-		},
-		func() error {
-			for _, a := range g.cfg.Listen.TURNUDP {
-				pc, err := listenUDP(ctx, "listen.turn_udp", a)
-				if err != nil {
-					return err
-				}
-				udp = append(udp, pc)
-			}
-			return nil
-		},
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return tcp, udp, err
-		}
-	}
 	g.serveHTTP(proxy, http.HandlerFunc(g.proxyOnly))
 	g.serveHTTP(http80, http.HandlerFunc(g.redirect))
-	g.remember(tcp, udp)
-	return tcp, udp, nil
+	g.serve = map[string]func(net.Listener) error{
+		"listen.https": g.mux.Serve, "listen.proxy": g.http1(proxy), "listen.http": g.http1(http80),
+		"listen.metrics": metrics.Serve, "run_dir": control.Serve,
+	}
 }
 
-// closeAll lets go of what was bound and is not served yet.
-func closeAll(tcp []boundTCP, udp []*net.UDPConn) {
-	for _, b := range tcp {
-		_ = b.Close()
+// goServe serves a socket until it is closed.
+func (g *Gateway) goServe(s *socket) {
+	g.goUntilStop(func() error {
+		if s.udp != nil {
+			return g.relay.ServePacket(s.udp)
+		}
+		return g.serve[s.key](s.tcp)
+	})
+}
+
+// closeSockets lets go of everything that is listened on.
+func (g *Gateway) closeSockets() {
+	g.reloads.mu.Lock()
+	defer g.reloads.mu.Unlock()
+	for _, s := range g.sockets {
+		s.close()
 	}
-	for _, pc := range udp {
-		_ = pc.Close()
-	}
+	g.sockets = nil
 }
 
 // http1 serves a listener on which plain HTTP alone is spoken.
@@ -148,21 +201,35 @@ func oneOrNone(s string) []string {
 	return []string{s}
 }
 
-// remember keeps the addresses that are bound: for those who ask, and to recognise a name that leads back to us.
-func (g *Gateway) remember(tcp []boundTCP, udp []*net.UDPConn) {
-	var ports []netip.AddrPort
-	for _, b := range tcp {
-		if ap, ok := addrPort(b.Addr()); ok {
-			ports, g.addrs = append(ports, ap), append(g.addrs, b.Addr())
+// addresses are what is bound.
+type addresses struct {
+	ports []netip.AddrPort // all
+	addrs []net.Addr       // those of listen.https first
+	udp   []netip.AddrPort
+}
+
+// remember keeps what is bound: to serve it, for those who ask, and to recognise a name that leads back to us.
+func (g *Gateway) remember(bound []*socket) {
+	a := &addresses{}
+	for _, s := range bound {
+		at := s.localAddr()
+		ap, ok := addrPort(at)
+		if !ok {
+			continue // the control socket
+		}
+		a.ports, a.addrs = append(a.ports, ap), append(a.addrs, at)
+		if s.udp != nil {
+			a.udp = append(a.udp, ap)
 		}
 	}
-	for _, pc := range udp {
-		if ap, ok := addrPort(pc.LocalAddr()); ok {
-			ports, g.addrs, g.udp = append(ports, ap), append(g.addrs, pc.LocalAddr()), append(g.udp, ap)
-		}
-	}
-	g.bound.Store(&ports)
+	g.sockets = bound
+	g.bound.Store(a)
 }
 
 // Addrs are the addresses that are bound, those of listen.https first.
-func (g *Gateway) Addrs() []net.Addr { return g.addrs }
+func (g *Gateway) Addrs() []net.Addr {
+	if b := g.bound.Load(); b != nil {
+		return b.addrs
+	}
+	return nil
+}

@@ -9,7 +9,7 @@ import (
 
 // shown is an address as logs have it: its network, or the whole of it where log.full_addresses is set.
 func (g *Gateway) shown(a netip.Addr) string {
-	if g.cfg.Log.FullAddresses {
+	if g.config().Log.FullAddresses {
 		return a.String()
 	}
 	bits := 24
@@ -40,7 +40,7 @@ func (g *Gateway) observe(e portmux.End) {
 
 // errorText is an error as logs have it: without addresses, unless log.full_addresses is set.
 func (g *Gateway) errorText(err error) string {
-	if g.cfg.Log.FullAddresses {
+	if g.config().Log.FullAddresses {
 		return err.Error()
 	}
 	return netpolicy.ErrorText(err)

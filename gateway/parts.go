@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"hafen/configs"
 	"hafen/gateway/certs"
 	"hafen/gateway/forward"
 	"hafen/gateway/netpolicy"
@@ -35,7 +37,7 @@ func buildInfo(version string) prometheus.Collector {
 }
 
 func (g *Gateway) makeDirs() error {
-	for key, dir := range map[string]string{"data_dir": g.cfg.DataDir, "run_dir": g.cfg.RunDir} {
+	for key, dir := range map[string]string{"data_dir": g.opts.Config.DataDir, "run_dir": g.opts.Config.RunDir} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return fmt.Errorf("%s: %w; make it and give it to the user that hafen runs as", key, err)
 		}
@@ -43,31 +45,30 @@ func (g *Gateway) makeDirs() error {
 	return nil
 }
 
-func (g *Gateway) makeEgress() (err error) {
-	g.dialer, err = newEgress(g.cfg, g.listening)
-	return err
-}
-
-func (g *Gateway) makeCerts() (err error) {
-	g.certs, err = certs.New(certs.Options{Config: g.cfg, HTTP01: len(g.cfg.Listen.HTTP) > 0, Registry: g.registry, Log: g.log.With("area", "tls"), Now: g.opts.Now})
+// makeGeneration makes the first one, and what asks the one in use.
+func (g *Gateway) makeGeneration() error {
+	first, err := g.newGeneration(g.opts.Config, nil)
 	if err != nil {
 		return err
 	}
+	g.now.Store(first)
+	g.registry.MustRegister(certs.Collector(g.certs))
+	certificate := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return g.certs().Certificate(h) }
 	// stun.turn is RFC 7443. Own names offer no h2: every tunnel keeps a TCP connection of its own.
-	g.tlsOwn = portmux.ServerConfig(g.certs.Certificate, "http/1.1", "stun.turn")
-	g.tlsRouted = portmux.ServerConfig(g.certs.Certificate, "h2", "http/1.1", "stun.turn")
-	g.tlsACME = portmux.ServerConfig(g.certs.Certificate, acmeTLS)
+	g.tlsOwn = portmux.ServerConfig(certificate, "http/1.1", "stun.turn")
+	g.tlsRouted = portmux.ServerConfig(certificate, "h2", "http/1.1", "stun.turn")
+	g.tlsACME = portmux.ServerConfig(certificate, acmeTLS)
 	return nil
 }
 
 func (g *Gateway) makeRelay() (err error) {
-	g.relay, err = relay.New(relay.Options{Config: g.cfg, Dialer: g.dialer, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
+	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
 	return err
 }
 
 func (g *Gateway) makeSignaling() (err error) {
 	g.signaling, err = signaling.New(signaling.Options{
-		Config: g.cfg, Dial: g.dialService, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
+		Config: g.config(), Dial: g.dialService, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
 	})
 	return err
 }
@@ -83,26 +84,26 @@ const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.cfg, Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
 }
 
 // untrusted reports whether browsers turn away from our certificate unless somebody installed its root.
-func (g *Gateway) untrusted() bool { return g.cfg.TLS.Source == "self-signed" }
+func (g *Gateway) untrusted() bool { return g.config().TLS.Source == "self-signed" }
 
 // dialTunnel dials the target of a CONNECT: through the company proxy only when it is a name of the configuration.
 func (g *Gateway) dialTunnel(ctx context.Context, host string, port uint16, service string) (net.Conn, error) {
 	addr := net.JoinHostPort(host, fmt.Sprint(port))
-	if s := g.cfg.ServiceNamed(service); s != nil {
-		return g.dialer.DialVia(ctx, "tcp", addr, scopeOf(s))
+	if s := g.config().ServiceNamed(service); s != nil {
+		return g.dialer().DialVia(ctx, "tcp", addr, scopeOf(s))
 	}
-	return g.dialer.DialContext(ctx, "tcp", addr, netpolicy.Scope{})
+	return g.dialer().DialContext(ctx, "tcp", addr, netpolicy.Scope{})
 }
 
 // dialHouse dials a server of the house that the configuration names, which is where private addresses are.
 func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn, error) {
-	return g.dialer.DialContext(ctx, network, addr, netpolicy.Scope{Private: []netip.Prefix{
+	return g.dialer().DialContext(ctx, network, addr, netpolicy.Scope{Private: []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fc00::/7"),
 	}})
 }
@@ -115,10 +116,9 @@ func (g *Gateway) makeMux() {
 	g.serveHTTP(plain, http.HandlerFunc(g.plainHTTP))
 	g.serveHTTP(refused, http.HandlerFunc(g.refuse))
 	g.serveHTTP(guests, http.HandlerFunc(g.guest))
-	limits := g.cfg.Limits
 	g.mux = portmux.New(portmux.Options{
 		Admit:        g.admit,
-		TrustedProxy: func(a netip.Addr) bool { return contains(g.cfg.Listen.ProxyProtocolFrom, a) },
+		TrustedProxy: func(a netip.Addr) bool { return contains(g.config().Listen.ProxyProtocolFrom, a) },
 		Hello:        g.hello,
 		STUN:         g.stun,
 		HTTP: func(c *portmux.Conn) {
@@ -128,18 +128,22 @@ func (g *Gateway) makeMux() {
 			}
 			front.Hand(c)
 		},
-		Splice:  g.splice,
-		Refused: refused.Hand,
-		Guest:   guests.Hand,
-		Limits: portmux.Limits{
-			ConnectionsPerClient: limits.ConnectionsPerClient, PendingPerClient: limits.PendingPerClient,
-			Connections: max(10_000, 2*limits.Allocations, 2*limits.ConnectionsPerClient), // each call has a page and its signaling too
-		},
+		Splice:   g.splice,
+		Refused:  refused.Hand,
+		Guest:    guests.Hand,
+		Limits:   muxLimits(g.config().Limits),
 		Observe:  g.observe,
 		Registry: g.registry,
 		Log:      g.log.With("area", "mux"),
 		Now:      g.opts.Now,
 	})
+}
+
+func muxLimits(l configs.Limits) portmux.Limits {
+	return portmux.Limits{
+		ConnectionsPerClient: l.ConnectionsPerClient, PendingPerClient: l.PendingPerClient,
+		Connections: max(10_000, 2*l.Allocations, 2*l.ConnectionsPerClient), // each call has a page and its signaling too
+	}
 }
 
 // plainHTTP is HTTP without TLS on the main port: CONNECT for browsers that can't speak TLS to a proxy, and a redirect.
@@ -159,11 +163,11 @@ func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
 		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	g.servers = append(g.servers, srv)
-	g.goServe(func() error { return srv.Serve(ln) })
+	g.goUntilStop(func() error { return srv.Serve(ln) })
 }
 
-// goServe runs a serving loop until Stop; what ends it early is logged.
-func (g *Gateway) goServe(serve func() error) {
+// goUntilStop runs a serving loop until Stop; what ends it early is logged.
+func (g *Gateway) goUntilStop(serve func() error) {
 	g.wg.Add(1)
 	go func() {
 		defer g.wg.Done()

@@ -19,18 +19,26 @@ import (
 // makeRunStore opens the history of precall runs. A store that fails is a matter of the precall page: calls go on without it.
 func (g *Gateway) makeRunStore() error {
 	g.runStore = precall.OpenStore(precall.StoreOptions{
-		Dir: g.cfg.DataDir, History: g.cfg.Precall.History, Log: g.log.With("area", "precall"), Now: g.opts.Now,
+		Dir: g.config().DataDir, History: g.config().Precall.History, Log: g.log.With("area", "precall"), Now: g.opts.Now,
 	})
 	return nil
 }
 
 func (g *Gateway) makePrecall() (err error) {
-	g.precall, err = precall.New(precall.Options{
-		Name: g.cfg.Name, Mode: g.cfg.Precall.Mode, Thresholds: g.cfg.Precall.Thresholds, Store: g.runStore,
-		SelfSigned: g.untrusted(), ICE: g.testICE, Regions: g.testRegions, CallServers: g.testCallServers, Load: g.load,
-		Site: g.siteOf, SiteName: g.siteName, Guest: g.isGuest, CallPage: g.callPage, Client: clientAddr, Registry: g.registry, Log: g.log.With("area", "precall"), Now: g.opts.Now,
-	})
+	o := precallSettings(g.config())
+	o.Store = g.runStore
+	o.ICE, o.Regions, o.CallServers, o.Load = g.testICE, g.testRegions, g.testCallServers, g.load
+	o.SiteName, o.Guest, o.CallPage = g.siteName, g.isGuest, g.callPage
+	o.Site, o.Client, o.Registry, o.Log, o.Now = g.siteOf, clientAddr, g.registry, g.log.With("area", "precall"), g.opts.Now
+	g.precall, err = precall.New(o)
 	return err
+}
+
+// precallSettings are what a configuration says of the test.
+func precallSettings(c *configs.Config) precall.Options {
+	return precall.Options{
+		Name: c.Name, Mode: c.Precall.Mode, Thresholds: c.Precall.Thresholds, History: c.Precall.History, SelfSigned: c.TLS.Source == "self-signed",
+	}
 }
 
 // testICE names the gateway's own test relay over each transport, with credentials of one run.
@@ -48,9 +56,9 @@ func (g *Gateway) testICE(_ context.Context, client netip.Addr) ([]precall.ICESe
 // turnURLs are the URLs under which a client finds this gateway's TURN.
 func (g *Gateway) turnURLs() []string {
 	var urls []string
-	host := configs.CanonicalHost(g.cfg.Name)
-	if len(g.addrs) > 0 {
-		addr, _ := addrPort(g.addrs[0])
+	host := configs.CanonicalHost(g.config().Name)
+	if addrs := g.Addrs(); len(addrs) > 0 {
+		addr, _ := addrPort(addrs[0])
 		port := strconv.Itoa(int(addr.Port()))
 		if g.opts.PlainPages { // the demo: its name may mean another address of this machine
 			host = addr.Addr().Unmap().String()
@@ -59,7 +67,7 @@ func (g *Gateway) turnURLs() []string {
 		}
 		urls = append(urls, fmt.Sprintf("turn:%s?transport=tcp", net.JoinHostPort(host, port)))
 	}
-	for _, a := range g.udp {
+	for _, a := range g.bound.Load().udp {
 		urls = append(urls, fmt.Sprintf("turn:%s?transport=udp", net.JoinHostPort(host, strconv.Itoa(int(a.Port())))))
 	}
 	return urls
@@ -68,8 +76,8 @@ func (g *Gateway) turnURLs() []string {
 // testRegions measures every region now.
 func (g *Gateway) testRegions(ctx context.Context) []precall.Region {
 	var out []precall.Region
-	for i := range g.cfg.Services {
-		name := g.cfg.Services[i].Name
+	for i := range g.config().Services {
+		name := g.config().Services[i].Name
 		regions, err := g.relay.ProbeNow(ctx, name)
 		if err != nil {
 			out = append(out, precall.Region{Service: name, Name: "all", Why: err.Error()})
@@ -94,7 +102,7 @@ func (g *Gateway) testCallServers(context.Context) []precall.CallServer {
 
 // load tells the test whether new sessions are taken.
 func (g *Gateway) load() precall.Load {
-	return precall.Load{Draining: g.isDraining(), Full: g.relay.Live() >= g.cfg.Limits.Allocations}
+	return precall.Load{Draining: g.isDraining(), Full: g.relay.Live() >= g.config().Limits.Allocations}
 }
 
 // runs are the latest precall runs, for the status page.
@@ -112,12 +120,12 @@ func (g *Gateway) runs() []status.Run {
 
 // siteOf is the house that a client's page names, and whom to call there.
 func (g *Gateway) siteOf(client netip.Addr) page.Site {
-	for _, s := range g.cfg.Sites {
+	for _, s := range g.config().Sites {
 		if contains(s.Networks, client) {
 			return page.Site{Name: s.Name, Help: s.Help}
 		}
 	}
-	return page.Site{Name: g.cfg.Site.Name, Help: g.cfg.Site.Help}
+	return page.Site{Name: g.config().Site.Name, Help: g.config().Site.Help}
 }
 
 func (g *Gateway) site(r *http.Request) page.Site { return g.siteOf(clientAddr(r)) }

@@ -20,6 +20,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if conn != nil {
 		conn.Established()
 	}
+	if !contains(g.config().Clients, clientAddr(r)) { // it was one when the connection was made
+		g.refuse(w, r)
+		return
+	}
 	if r.Method == http.MethodConnect || r.URL.IsAbs() { // what a browser asks of a proxy
 		g.forward.ServeHTTP(w, r)
 		return
@@ -56,7 +60,7 @@ func requestHost(r *http.Request) string {
 
 // ownHost reports whether a request is for the gateway itself: one of its names, or an address of this machine.
 func (g *Gateway) ownHost(host string, conn *portmux.Conn) bool {
-	if g.cfg.OwnName(host) {
+	if g.config().OwnName(host) {
 		return true
 	}
 	ip, err := netip.ParseAddr(host)
@@ -69,7 +73,7 @@ func (g *Gateway) ownHost(host string, conn *portmux.Conn) bool {
 			return true
 		}
 	}
-	return g.dialer.Policy.Own(ip)
+	return g.dialer().Policy.Own(ip)
 }
 
 // refuse answers a client outside the client networks: the precall page where that is allowed to more, health, and else
@@ -131,7 +135,7 @@ const (
 )
 
 func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {
-	if h := g.certs.HTTPChallenge(); h != nil {
+	if h := g.certs().HTTPChallenge(); h != nil {
 		h.ServeHTTP(w, r)
 		return
 	}
@@ -142,8 +146,8 @@ func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {
 func (g *Gateway) secureHost(r *http.Request) string {
 	host := requestHost(r)
 	port := uint16(443)
-	if len(g.addrs) > 0 {
-		if ap, ok := addrPort(g.addrs[0]); ok {
+	if addrs := g.Addrs(); len(addrs) > 0 {
+		if ap, ok := addrPort(addrs[0]); ok {
 			port = ap.Port()
 		}
 	}

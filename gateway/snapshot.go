@@ -16,8 +16,8 @@ func (g *Gateway) healthNow() status.Health {
 	for _, r := range g.relay.RegionStatus() {
 		up[r.Service] = up[r.Service] || (r.Use && r.State == "up")
 	}
-	for i := range g.cfg.Services {
-		s := &g.cfg.Services[i]
+	for i := range g.config().Services {
+		s := &g.config().Services[i]
 		h.Reachable = h.Reachable || up[s.Name]
 		h.Complete = h.Complete && (up[s.Name] || len(s.Regions) == 0)
 	}
@@ -32,7 +32,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 	now := g.opts.Now()
 	sig, rel := g.signaling.Status(), g.relay.Status()
 	s := status.Snapshot{
-		Name: g.cfg.Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
+		Name: g.config().Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
 		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel.Sessions, now),
 		Events: events(g.relay.RegionEvents()), Runs: g.runs(),
 		Counts: status.Counts{
@@ -40,9 +40,9 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Tunnels: g.forward.Live(), BytesUp: g.counter("hafen_relay_bytes_total", "up"), BytesDown: g.counter("hafen_relay_bytes_total", "down"),
 		},
 	}
-	for _, c := range g.certs.Status() {
+	for _, c := range g.certs().Status() {
 		s.Certificates = append(s.Certificates, status.Certificate{
-			Names: c.Names, Issuer: c.Issuer, Expires: c.Expires, Source: g.cfg.TLS.Source, Trusted: g.cfg.TLS.Source != "self-signed", Problem: c.Problem,
+			Names: c.Names, Issuer: c.Issuer, Expires: c.Expires, Source: g.config().TLS.Source, Trusted: g.config().TLS.Source != "self-signed", Problem: c.Problem,
 		})
 	}
 	for _, r := range g.mux.Refusals() {
@@ -50,7 +50,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: fmt.Sprintf("clients: [%s, …]", r.Network),
 		})
 	}
-	l := g.cfg.Limits
+	l := g.config().Limits
 	s.Limits = []status.Limit{{Key: "limits.allocations", Used: rel.Allocations, Max: l.Allocations}}
 	s.Judge()
 	return s
@@ -58,8 +58,8 @@ func (g *Gateway) snapshot() status.Snapshot {
 
 func services(g *Gateway, regions []relay.RegionStatus) []status.Service {
 	var out []status.Service
-	for i := range g.cfg.Services {
-		svc := status.Service{Name: g.cfg.Services[i].Name}
+	for i := range g.config().Services {
+		svc := status.Service{Name: g.config().Services[i].Name}
 		for _, r := range regions {
 			if r.Service != svc.Name {
 				continue

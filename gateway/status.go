@@ -7,7 +7,7 @@ import (
 
 func (g *Gateway) makeStatus() (err error) {
 	g.status, err = status.New(status.Options{
-		Config: g.cfg, Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
+		Config: g.config(), Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
 		Helpdesk: g.helpdesk(),
 		Log:      g.log.With("area", "status"), Now: g.opts.Now,
 	})

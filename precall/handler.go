@@ -66,7 +66,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	g := s.gatewayHalf(r.Context())
 	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
 	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Site: s.opts.SiteName(from), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
-	rec.Result = Analyse(m, g, s.thresholds)
+	rec.Result = Analyse(m, g, s.settings.Load().thresholds)
 	if r.URL.Query().Get("keep") == "0" { // no consent: judged, told, forgotten
 		rec.ID = ""
 	} else if err := s.keep(r.Context(), &rec); err != nil {
@@ -76,7 +76,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network)
 	writeJSON(w, status, answer{
 		Report: s.Report(rec, lang), Sentence: sentence(rec.Result), Network: rec.Network.String(), Place: rec.where(), Site: rec.Site,
-		Gate: decide(s.opts.Mode, rec.Result),
+		Gate: decide(s.settings.Load().mode, rec.Result),
 	})
 }
 
@@ -114,7 +114,8 @@ func readReport(w http.ResponseWriter, r *http.Request) (Measurements, int, erro
 func (s *Server) gatewayHalf(ctx context.Context) Gateway {
 	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
-	g := Gateway{Name: s.opts.Name, SelfSigned: s.opts.SelfSigned, Load: s.opts.Load()}
+	now := s.settings.Load()
+	g := Gateway{Name: now.name, SelfSigned: now.selfSigned, Load: s.opts.Load()}
 	var wg sync.WaitGroup
 	wg.Go(func() { g.Regions = s.opts.Regions(ctx) })
 	wg.Go(func() { g.CallServers = s.opts.CallServers(ctx) })

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,16 +72,16 @@ type ICEServer struct {
 
 // Server is the test: page, endpoints, analysis, history. Close ends what it holds open.
 type Server struct {
-	opts       Options
-	thresholds Thresholds
-	store      *Store
-	ownStore   bool
-	texts      *page.Texts
-	page       *page.Template
-	assets     *page.FileSet
-	routes     *http.ServeMux
-	wellKnown  *http.ServeMux
-	metrics    *metrics
+	opts      Options // Name, Mode, Thresholds, History and SelfSigned as they were at first: see settings
+	settings  atomic.Pointer[settings]
+	store     *Store
+	ownStore  bool
+	texts     *page.Texts
+	page      *page.Template
+	assets    *page.FileSet
+	routes    *http.ServeMux
+	wellKnown *http.ServeMux
+	metrics   *metrics
 
 	iceRate, reportRate, guestRate, readRate *rateLimit
 	holds, sockets                           *gauge
@@ -91,8 +92,8 @@ type Server struct {
 
 // New makes the test. It starts nothing.
 func New(o Options) (*Server, error) {
-	s := &Server{opts: withDefaults(o), thresholds: Thresholds(configs.DefaultThresholds())}
-	maps.Copy(s.thresholds, o.Thresholds)
+	s := &Server{opts: withDefaults(o)}
+	s.settings.Store(newSettings(s.opts))
 	s.metrics = newMetrics(o.Registry)
 	if err := s.loadPage(); err != nil {
 		return nil, fmt.Errorf("precall: %w", err)
@@ -110,6 +111,27 @@ func New(o Options) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.route()
 	return s, nil
+}
+
+// settings are what may change while the test runs.
+type settings struct {
+	name, mode string
+	thresholds Thresholds
+	selfSigned bool
+}
+
+func newSettings(o Options) *settings {
+	s := &settings{name: o.Name, mode: o.Mode, selfSigned: o.SelfSigned, thresholds: Thresholds(configs.DefaultThresholds())}
+	maps.Copy(s.thresholds, o.Thresholds)
+	return s
+}
+
+// Reconfigure takes Name, Mode, Thresholds, History and SelfSigned of another configuration; all else in o is ignored. Runs under way
+// are judged by what holds at their end.
+func (s *Server) Reconfigure(o Options) {
+	o = withDefaults(o)
+	s.settings.Store(newSettings(o))
+	s.store.Keep(o.History)
 }
 
 func withDefaults(o Options) Options {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,8 +15,9 @@ import (
 // and its bytes are overwritten within the hour. A store that can't be written, or not even opened, fails each Put until it
 // can: calls never wait for it. It is safe for concurrent use, by several processes too.
 type Store struct {
-	opts   StoreOptions
-	engine engine
+	opts    StoreOptions
+	history atomic.Int64 // a time.Duration
+	engine  engine
 
 	mu      sync.Mutex
 	db      *sql.DB // nil: not open, the next use tries
@@ -98,6 +100,7 @@ func OpenStore(o StoreOptions) *Store {
 func startStore(o StoreOptions, e engine) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Store{opts: o, engine: e, stop: cancel}
+	s.Keep(o.History)
 	s.Sweep(ctx)
 	s.stopped.Go(func() {
 		tick := time.NewTicker(20 * time.Minute)
@@ -209,7 +212,12 @@ func (s *Store) Put(ctx context.Context, r Record) error {
 }
 
 // oldest is the second before which nothing is given out any more.
-func (s *Store) oldest() int64 { return s.opts.Now().Add(-s.opts.History).Unix() }
+func (s *Store) oldest() int64 {
+	return s.opts.Now().Add(-time.Duration(s.history.Load())).Unix()
+}
+
+// Keep changes how long runs are kept, from now on.
+func (s *Store) Keep(history time.Duration) { s.history.Store(int64(history)) }
 
 // ByID gives the run of a long id; ErrNoRun where there is none.
 func (s *Store) ByID(ctx context.Context, id string) (Record, error) {

@@ -65,7 +65,7 @@ func (t *fiveTuple) allocate(m *message, r reply, who account) {
 	}
 	a := &allocation{
 		tuple: t, id: m.id, user: who.name, username: string(m.username), account: who, end: who.end,
-		out: boundMeter(t.engine.bitsEach), in: boundMeter(t.engine.bitsEach),
+		out: boundMeter(t.engine.limits.Load().bitsEach), in: boundMeter(t.engine.limits.Load().bitsEach),
 		dual: m.additionalFamily != nil, permissions: make(permissions), channels: newChannels(),
 	}
 	if a.end.IsZero() {
@@ -356,7 +356,7 @@ func (a *allocation) pass(peer netip.AddrPort, number uint16, data []byte, permi
 	switch {
 	case !permitted:
 		e.metrics.refused("no_permission_out")
-	case !within(len(data), e, a.out, e.totalOut):
+	case !within(len(data), e, a.out, e.limits.Load().out):
 		e.metrics.refused("bandwidth")
 	default:
 		a.relayed.send(peer, number, data)
@@ -376,7 +376,7 @@ func (a *allocation) deliver(peer netip.AddrPort, buf []byte) {
 		a.tuple.engine.metrics.refused("no_permission_in")
 	case len(buf) > maxPacket+headroom:
 		a.tuple.engine.metrics.refused("too_long")
-	case !within(len(buf)-headroom, a.tuple.engine, a.in, a.tuple.engine.totalIn):
+	case !within(len(buf)-headroom, a.tuple.engine, a.in, a.tuple.engine.limits.Load().in):
 		a.tuple.engine.metrics.refused("bandwidth")
 	case number != 0:
 		a.tuple.send(frameChannelData(buf, number))
@@ -396,7 +396,7 @@ func (a *allocation) forward(frame []byte) {
 	switch {
 	case !ok:
 		a.tuple.engine.metrics.refused("no_permission_in")
-	case !within(len(frame)-channelHeaderSize, a.tuple.engine, a.in, a.tuple.engine.totalIn):
+	case !within(len(frame)-channelHeaderSize, a.tuple.engine, a.in, a.tuple.engine.limits.Load().in):
 		a.tuple.engine.metrics.refused("bandwidth")
 	default:
 		a.tuple.send(frame)

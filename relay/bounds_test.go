@@ -82,7 +82,7 @@ func TestBandwidthSparesRequests(t *testing.T) {
 			t.Errorf("%s: nothing passed", via)
 		}
 	}
-	if h.engine.bitsEach != 8000 {
-		t.Errorf("%d bit/s", h.engine.bitsEach)
+	if h.engine.limits.Load().bitsEach != 8000 {
+		t.Errorf("%d bit/s", h.engine.limits.Load().bitsEach)
 	}
 }

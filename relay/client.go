@@ -18,7 +18,7 @@ func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
 		below, rest := d.Detach()
 		conn, head = below, append(head[:len(head):len(head)], rest...)
 	}
-	st := newStream(conn, s.config.Relay.Queue.MaxAge, s.metrics)
+	st := newStream(conn, s.config().Relay.Queue.MaxAge, s.metrics)
 	st.owner = owner
 	ses := s.newSession(c)
 	ses.leg, ses.stream = st, st

@@ -44,12 +44,12 @@ type cloudAccount struct {
 
 var errNoCredentials = errors.New("turn_credentials: mode terminate needs secret_file, username with password_file, or url")
 
-func newCloudAccount(c *configs.Service, s *Server) (*cloudAccount, error) {
+func newCloudAccount(c *configs.Service, d *netpolicy.Dialer, now func() time.Time) (*cloudAccount, error) {
 	fixed, err := newProbeAccount(c.TURNCredentials)
 	if err != nil {
 		return nil, err
 	}
-	a := &cloudAccount{fixed: fixed, url: c.TURNCredentials.URL, now: s.now}
+	a := &cloudAccount{fixed: fixed, url: c.TURNCredentials.URL, now: now}
 	if fixed != nil {
 		return a, nil
 	}
@@ -60,7 +60,7 @@ func newCloudAccount(c *configs.Service, s *Server) (*cloudAccount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
-	a.http = iceServersClient(s.dialer, netpolicy.Scope{Private: c.PrivateNetworks}, roots)
+	a.http = iceServersClient(d, netpolicy.Scope{Private: c.PrivateNetworks}, roots)
 	return a, nil
 }
 

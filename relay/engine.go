@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -43,8 +44,9 @@ type engine struct {
 	held        int // allocations, and places kept for those under way
 	closed      bool
 
-	totalOut, totalIn *meter
-	metrics           *engineMetrics
+	limits  atomic.Pointer[engineLimits]
+	guests  atomic.Pointer[guests] // of the services, where the gateway has users of its own
+	metrics *engineMetrics
 }
 
 // engineOptions are the world of an engine.
@@ -56,16 +58,16 @@ type engineOptions struct {
 	find func(service, username string, now time.Time) (account, error)
 	// clients mints for the gateway's own users; nil in mode bridge, which has none.
 	clients *authority
-	// maxPerClient and maxTotal bound the allocations. 0: no bound. The bound of a user is the account's.
-	maxPerClient, maxTotal int
+	// bounds are the first ones: see engine.bound.
+	bounds engineBounds
 	// test is the test relay, which every mode has.
 	test *testRelay
+	// main makes relayed addresses for the gateway's own users; nil in mode bridge.
+	main modeBackend
 	// backends are what is swept and closed with the engine.
 	backends []swept
 	// draining tells that no allocations but tests' are made any more. nil: never.
 	draining func() bool
-	// bitsEach and bitsTotal bound what an allocation, and all of them, pass on each way. 0: no bound.
-	bitsEach, bitsTotal int64
 	// refused is told why an allocation failed through no doing of its client, who hears a code only. nil: nobody wants to know.
 	refused func(why error)
 	// now is the clock.
@@ -80,9 +82,8 @@ func startEngine(o engineOptions) *engine {
 		perUser:       make(map[string]int),
 		perClient:     make(map[netip.Prefix]int),
 		metrics:       newEngineMetrics(),
-		totalOut:      boundMeter(o.bitsTotal),
-		totalIn:       boundMeter(o.bitsTotal),
 	}
+	e.bound(o.bounds)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.wg.Add(1)
 	go e.sweepAlways()
@@ -144,16 +145,16 @@ func (e *engine) close() {
 func (e *engine) reserve(name string, quota int, client netip.Addr) *turnError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	network := clientNetwork(client)
+	network, limits := clientNetwork(client), e.limits.Load()
 	switch {
 	case e.closed || e.ctx.Err() != nil:
 		return &turnError{code: codeInsufficientCapacity, why: "the gateway is closing"}
 	case quota > 0 && e.perUser[name] >= quota:
 		return &turnError{code: codeAllocationQuota, why: fmt.Sprintf("the user holds %d allocations", quota)}
-	case e.maxPerClient > 0 && e.perClient[network] >= e.maxPerClient:
-		return &turnError{code: codeAllocationQuota, why: fmt.Sprintf("the client holds %d allocations", e.maxPerClient)}
-	case e.maxTotal > 0 && e.held >= e.maxTotal:
-		return &turnError{code: codeInsufficientCapacity, why: fmt.Sprintf("the gateway holds %d allocations", e.maxTotal)}
+	case limits.maxPerClient > 0 && e.perClient[network] >= limits.maxPerClient:
+		return &turnError{code: codeAllocationQuota, why: fmt.Sprintf("the client holds %d allocations", limits.maxPerClient)}
+	case limits.maxTotal > 0 && e.held >= limits.maxTotal:
+		return &turnError{code: codeInsufficientCapacity, why: fmt.Sprintf("the gateway holds %d allocations", limits.maxTotal)}
 	}
 	e.perUser[name]++
 	e.perClient[network]++

@@ -484,14 +484,14 @@ func TestQuotas(t *testing.T) {
 		one := func(int) string { return "alice" }
 		many := func(i int) string { return fmt.Sprint("user", i) }
 		fill(newRig(t, at.v6), 4, 486, one)
-		fill(newRig(t, at.v6, func(o *engineOptions) { o.maxPerClient = 5 }), 5, 486, many)
-		fill(newRig(t, at.v6, func(o *engineOptions) { o.maxTotal = 6 }), 6, 508, many)
+		fill(newRig(t, at.v6, func(o *engineOptions) { o.bounds.maxPerClient = 5 }), 5, 486, many)
+		fill(newRig(t, at.v6, func(o *engineOptions) { o.bounds.maxTotal = 6 }), 6, 508, many)
 	})
 }
 
 // TestQuotaAfterFailure: what could not be made does not count.
 func TestQuotaAfterFailure(t *testing.T) {
-	r := newRig(t, false, func(o *engineOptions) { o.maxTotal = 1 })
+	r := newRig(t, false, func(o *engineOptions) { o.bounds.maxTotal = 1 })
 	r.refuse = errTestDown
 	c := r.client("10.1.2.3:40000", "tls")
 	for range 3 {

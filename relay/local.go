@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,10 +34,9 @@ const (
 // process, with the permissions of both sides checked; and to an address that is announced here nothing is ever sent, so that no
 // peer address leads to the gateway's own services.
 type localRelay struct {
-	config localConfig
-	policy *peerPolicy
-	now    func() time.Time
-	own    func() []netip.Addr
+	setup atomic.Pointer[localSetup]
+	now   func() time.Time
+	own   func() []netip.Addr
 
 	buffers packetBuffers
 	sends   sync.Pool
@@ -50,11 +50,13 @@ type localRelay struct {
 	announced map[netip.Addr]bool
 	kept      map[[8]byte]*reservation
 	watching  bool // the policy's dependencies are being resolved
+	unwatch   context.CancelFunc
 	closed    bool
 }
 
-// localConfig is what the configuration says about mode local.
-type localConfig struct {
+// localSetup is what the configuration says about mode local.
+type localSetup struct {
+	policy    *peerPolicy
 	address   netip.Addr // invalid: the one that the client asked
 	low, high uint16
 	public    []netip.Addr
@@ -69,6 +71,21 @@ type reservation struct {
 
 // newLocalRelay makes the backend of a configuration. policy judges by address class, own says which addresses the machine has.
 func newLocalRelay(c *configs.Config, policy *peerPolicy, now func() time.Time, own func() []netip.Addr) (*localRelay, error) {
+	first, err := newLocalSetup(c, policy)
+	if err != nil {
+		return nil, err
+	}
+	l := &localRelay{
+		now: now, own: own,
+		live: make(map[netip.AddrPort]*localAddress), announced: make(map[netip.Addr]bool), kept: make(map[[8]byte]*reservation),
+	}
+	l.setup.Store(first)
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.sends.New = func() any { return new(oneSend) }
+	return l, nil
+}
+
+func newLocalSetup(c *configs.Config, policy *peerPolicy) (*localSetup, error) {
 	low, high, err := configs.ParsePorts(c.Relay.Local.Ports)
 	if err != nil {
 		return nil, fmt.Errorf("relay.local.ports %q: %w", c.Relay.Local.Ports, err)
@@ -77,14 +94,24 @@ func newLocalRelay(c *configs.Config, policy *peerPolicy, now func() time.Time, 
 	if err != nil {
 		return nil, fmt.Errorf("relay.dscp %q: %w", c.Relay.DSCP, err)
 	}
-	l := &localRelay{
-		config: localConfig{address: c.Relay.Local.Address, low: low, high: high, public: c.Addresses.Public, tos: dscp << 2},
-		policy: policy, now: now, own: own,
-		live: make(map[netip.AddrPort]*localAddress), announced: make(map[netip.Addr]bool), kept: make(map[[8]byte]*reservation),
+	return &localSetup{policy: policy, address: c.Relay.Local.Address, low: low, high: high, public: c.Addresses.Public, tos: dscp << 2}, nil
+}
+
+// prepare implements modeBackend. Relayed addresses stay; whom they may talk to is judged by the new policy when a permission is
+// next asked for.
+func (l *localRelay) prepare(c *configs.Config, d *netpolicy.Dialer) (use func(), err error) {
+	next, err := newLocalSetup(c, newPeerPolicy(c, d))
+	if err != nil {
+		return nil, err
 	}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.sends.New = func() any { return new(oneSend) }
-	return l, nil
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.setup.Store(next)
+		if l.watching && !l.closed {
+			l.watch()
+		}
+	}, nil
 }
 
 func (l *localRelay) allocate(a *allocation, want wanted, then func(relayed, error)) {
@@ -119,7 +146,7 @@ func (l *localRelay) open(a *allocation, want wanted) (*localAddress, error) {
 // of the machine's. Who names no family means IPv4 (RFC 8656 section 7.2), and gets IPv6 where there is nothing else: browsers name
 // none.
 func (l *localRelay) bindAddress(local net.Addr, family byte) (netip.Addr, bool) {
-	if a := l.config.address; a.IsValid() {
+	if a := l.setup.Load().address; a.IsValid() {
 		return a.Unmap(), family == 0 || familyOf(a) == family
 	}
 	candidates := append([]netip.Addr{addrOf(local)}, l.own()...)
@@ -137,7 +164,7 @@ func (l *localRelay) announce(bound netip.AddrPort) netip.AddrPort {
 	if netpolicy.Classify(bound.Addr()) == netpolicy.Public {
 		return bound
 	}
-	for _, a := range l.config.public {
+	for _, a := range l.setup.Load().public {
 		if familyOf(a) == familyOf(bound.Addr()) {
 			return netip.AddrPortFrom(a.Unmap(), bound.Port())
 		}
@@ -148,19 +175,20 @@ func (l *localRelay) announce(bound netip.AddrPort) netip.AddrPort {
 // listen opens a socket, and the one behind it if that is to be kept.
 func (l *localRelay) listen(bind netip.Addr, want wanted) (conn, next *net.UDPConn, err error) {
 	full := &turnError{code: codeInsufficientCapacity, why: "no relay port is free"}
-	for _, port := range l.ports() {
+	setup := l.setup.Load()
+	for _, port := range setup.ports() {
 		if want.evenPort && port%2 != 0 {
 			continue
 		}
-		conn, err = openRelaySocket(netip.AddrPortFrom(bind, port), l.config.tos)
+		conn, err = openRelaySocket(netip.AddrPortFrom(bind, port), setup.tos)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			continue
 		}
 		if err != nil || !want.andNext {
 			return conn, nil, err
 		}
-		if port < l.config.high {
-			if next, err = openRelaySocket(netip.AddrPortFrom(bind, port+1), l.config.tos); err == nil {
+		if port < setup.high {
+			if next, err = openRelaySocket(netip.AddrPortFrom(bind, port+1), setup.tos); err == nil {
 				return conn, next, nil
 			}
 		}
@@ -171,8 +199,8 @@ func (l *localRelay) listen(bind netip.Addr, want wanted) (conn, next *net.UDPCo
 
 // ports is the order in which ports are tried: some drawn from the whole range, each as likely as any other and not to be guessed,
 // so that nobody can aim at an allocation before it is there; then all, from a random one on.
-func (l *localRelay) ports() func(func(int, uint16) bool) {
-	low, size := int(l.config.low), int(l.config.high)-int(l.config.low)+1
+func (l *localSetup) ports() func(func(int, uint16) bool) {
+	low, size := int(l.low), int(l.high)-int(l.low)+1
 	return func(yield func(int, uint16) bool) {
 		for i := range portDraws {
 			if !yield(i, uint16(low+draw(size))) {
@@ -241,9 +269,20 @@ func (l *localRelay) start(a *allocation, conn, next *net.UDPConn) (*localAddres
 	l.wg.Go(r.receive)
 	if !l.watching {
 		l.watching = true
-		l.wg.Go(func() { l.policy.deps.watch(l.ctx) })
+		l.watch()
 	}
 	return r, nil
+}
+
+// watch keeps the addresses of what the gateway depends on up to date, for the policy that is in force. The caller has the lock.
+func (l *localRelay) watch() {
+	if l.unwatch != nil {
+		l.unwatch()
+	}
+	var ctx context.Context
+	ctx, l.unwatch = context.WithCancel(l.ctx)
+	policy := l.setup.Load().policy
+	l.wg.Go(func() { policy.deps.watch(ctx) })
 }
 
 // keep reserves a socket and returns its token; nil: it can't be kept. The caller has the lock.

@@ -43,7 +43,7 @@ func newLocalRig(t *testing.T, v6 bool, change func(*configs.Config)) (*rig, *lo
 		t.Fatal(err)
 	}
 	r.engine = startEngine(engineOptions{
-		realm: "gw.example", now: r.clock.Now, backends: []swept{l}, bitsEach: each,
+		realm: "gw.example", now: r.clock.Now, backends: []swept{l}, bounds: engineBounds{bitsEach: each},
 		find: func(_, username string, now time.Time) (account, error) { return r.auth.account(username, now, l, 100) },
 	})
 	t.Cleanup(r.engine.close)
@@ -242,6 +242,12 @@ func TestLocalPortsRunOut(t *testing.T) {
 	}
 }
 
+func localRelayWith(setup *localSetup, own ...netip.Addr) *localRelay {
+	l := &localRelay{own: func() []netip.Addr { return own }}
+	l.setup.Store(setup)
+	return l
+}
+
 // TestLocalFamily: who names no family gets IPv4, and IPv6 where the gateway has nothing else.
 func TestLocalFamily(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("10.9.9.9"), netip.MustParseAddr("fd00::9")
@@ -256,12 +262,12 @@ func TestLocalFamily(t *testing.T) {
 		{[]netip.Addr{v6, v4}, familyIPv6, v6},
 		{[]netip.Addr{v6}, familyIPv4, netip.Addr{}},
 	} {
-		l := &localRelay{own: func() []netip.Addr { return tt.own }}
+		l := localRelayWith(&localSetup{}, tt.own...)
 		if got, ok := l.bindAddress(asked, tt.family); got != tt.want || ok != tt.want.IsValid() {
 			t.Errorf("family %d among %v: %v, want %v", tt.family, tt.own, got, tt.want)
 		}
 	}
-	l := &localRelay{config: localConfig{address: v6}}
+	l := localRelayWith(&localSetup{address: v6})
 	if got, _ := l.bindAddress(asked, 0); got != v6 {
 		t.Errorf("configured %v, got %v", v6, got)
 	}
@@ -269,7 +275,7 @@ func TestLocalFamily(t *testing.T) {
 
 // TestLocalPortsAreUniform: the first port tried is as likely any as any other.
 func TestLocalPortsAreUniform(t *testing.T) {
-	l := &localRelay{config: localConfig{low: 49152, high: 65535}}
+	l := &localSetup{low: 49152, high: 65535}
 	const draws, bins = 10_000, 64
 	var count [bins]float64
 	for range draws {
@@ -290,7 +296,7 @@ func TestLocalPortsAreUniform(t *testing.T) {
 		t.Errorf("chi² %.1f", chi)
 	}
 	all := map[uint16]bool{}
-	l = &localRelay{config: localConfig{low: 1000, high: 1099}}
+	l = &localSetup{low: 1000, high: 1099}
 	for _, port := range l.ports() {
 		all[port] = true
 	}

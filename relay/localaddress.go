@@ -40,7 +40,7 @@ func (r *localAddress) judge(peer netip.AddrPort) error {
 	} else if known {
 		return &turnError{code: codeForbidden, why: fmt.Sprintf("%s is ours, and nobody's relayed address", peer)}
 	}
-	return r.relay.policy.judge(peer)
+	return r.relay.setup.Load().policy.judge(peer)
 }
 
 func (r *localAddress) send(peer netip.AddrPort, _ uint16, data []byte) {

@@ -8,42 +8,42 @@ import (
 	"golang.org/x/time/rate"
 
 	"hafen/configs"
+	"hafen/gateway/netpolicy"
 )
 
 // newEngine makes the engine of a server in its mode.
 func newEngine(s *Server) (*engine, error) {
-	secret, err := engineSecret(s.config)
+	config := s.config()
+	secret, err := engineSecret(config)
 	if err != nil {
 		return nil, err
 	}
 	clients := authority{secret: secret}
-	test := newTestRelay(clients, s.now, s.config.Addresses.Public, machineAddresses)
+	test := newTestRelay(clients, s.now, config.Addresses.Public, machineAddresses)
 	o := engineOptions{
-		realm: s.config.Name, test: test, backends: []swept{test}, draining: s.isDraining, refused: refusals(s), now: s.now,
-		maxPerClient: s.config.Limits.AllocationsPerClient, maxTotal: s.config.Limits.Allocations,
+		realm: config.Name, test: test, backends: []swept{test}, draining: s.isDraining, refused: refusals(s), now: s.now,
 	}
 	if o.realm == "" {
 		o.realm = "hafen"
 	}
-	if o.bitsEach, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.PerAllocation); err != nil {
-		return nil, fmt.Errorf("relay.max_bandwidth.per_allocation: %w", err)
-	}
-	if o.bitsTotal, err = configs.ParseBandwidth(s.config.Relay.MaxBandwidth.Total); err != nil {
-		return nil, fmt.Errorf("relay.max_bandwidth.total: %w", err)
+	if o.bounds, err = newEngineBounds(config); err != nil {
+		return nil, err
 	}
 	main, err := mainBackend(s)
 	if err != nil {
 		return nil, err
 	}
 	if main != nil {
-		o.backends, o.clients = append(o.backends, main), &clients
+		o.backends, o.clients, o.main = append(o.backends, main), &clients, main
 	}
-	known, err := newGuests(s.config)
+	known, err := newGuests(config)
 	if err != nil {
 		return nil, err
 	}
-	o.find = finder(test, clients, known, main, s.config.Limits.AllocationsPerUser)
-	e := startEngine(o)
+	var e *engine
+	o.find = finder(test, clients, func() guests { return *e.guests.Load() }, main, func() int { return e.limits.Load().perUser })
+	e = startEngine(o)
+	e.guests.Store(&known)
 	if err := e.metrics.register(s.registry); err != nil {
 		e.close()
 		return nil, err
@@ -68,9 +68,10 @@ const (
 
 // mainBackend is what makes relayed addresses in the server's mode; nil in mode bridge, where regions do.
 func mainBackend(s *Server) (modeBackend, error) {
-	switch s.config.Relay.Mode {
+	now := s.setup.Load()
+	switch now.config.Relay.Mode {
 	case modeLocal:
-		return newLocalRelay(s.config, newPeerPolicy(s.config, s.dialer), s.now, machineAddresses)
+		return newLocalRelay(now.config, newPeerPolicy(now.config, now.dialer), s.now, machineAddresses)
 	case modeTerminate:
 		return newCloudRelay(s)
 	}
@@ -80,16 +81,18 @@ func mainBackend(s *Server) (modeBackend, error) {
 type modeBackend interface {
 	backend
 	swept
+	// prepare is Server.Prepare for the backend.
+	prepare(c *configs.Config, d *netpolicy.Dialer) (use func(), err error)
 }
 
 // finder tells the test relay's users from the gateway's own, which mode bridge has none of, and those from their service's.
-func finder(test *testRelay, clients authority, known guests, main backend, quota int) func(string, string, time.Time) (account, error) {
+func finder(test *testRelay, clients authority, known func() guests, main backend, quota func() int) func(string, string, time.Time) (account, error) {
 	return func(service, username string, now time.Time) (account, error) {
 		if main == nil || test.minted(username) {
 			return test.account(username, now)
 		}
-		own, err := clients.account(username, now, main, quota)
-		switch g := known[service]; {
+		own, err := clients.account(username, now, main, quota())
+		switch g := known()[service]; {
 		case g == nil:
 		case g.mint != nil:
 			own.guest = g.mint.password(username)

@@ -42,6 +42,8 @@ type regions struct {
 	mu      sync.Mutex
 	started bool
 	closed  bool
+	retired bool          // nothing new comes: only what lives is watched, to its end
+	entered int           // sessions that are looking for a way
 	planned time.Time     // when run meant to look again
 	changed chan struct{} // closed and made anew when anything was found out
 	unsaid  []RegionEvent // to be logged when mu is free
@@ -80,16 +82,12 @@ type region struct {
 	told        tale
 }
 
-// newRegions builds the way out of a server's configuration. It touches no network.
-func newRegions(s *Server) (*regions, error) {
-	return buildRegions(regionsOptions{Config: s.config, Dialer: s.dialer, Registry: s.registry, Log: s.log, Now: s.now})
-}
-
 // regionsOptions are the world of the way out.
 type regionsOptions struct {
 	Config   *configs.Config
 	Dialer   *netpolicy.Dialer
 	Registry prometheus.Registerer // nil: no metrics
+	Events   *eventRing            // nil: one of its own
 	Log      *slog.Logger
 	Now      func() time.Time
 	// Jitter draws the factor that a wait is stretched by. nil: 0.8 to 1.2.
@@ -98,11 +96,14 @@ type regionsOptions struct {
 
 func buildRegions(o regionsOptions) (*regions, error) {
 	out := &regions{
-		dialer: o.Dialer, log: o.Log, now: o.Now, jitter: o.Jitter, events: &eventRing{},
+		dialer: o.Dialer, log: o.Log, now: o.Now, jitter: o.Jitter, events: o.Events,
 		kick: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
 	if out.jitter == nil {
 		out.jitter = func() float64 { return 0.8 + 0.4*rand.Float64() }
+	}
+	if out.events == nil {
+		out.events = &eventRing{}
 	}
 	var err error
 	if out.dscp, err = configs.ParseDSCP(o.Config.Relay.DSCP); err != nil {
@@ -115,7 +116,7 @@ func buildRegions(o regionsOptions) (*regions, error) {
 		}
 		out.services = append(out.services, s)
 	}
-	if out.unlist, err = registerRegions(o.Registry, out); err != nil {
+	if out.unlist, err = registerRegions(o.Registry, out.status); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
 	out.ctx, out.cancel = context.WithCancel(context.Background())

@@ -19,7 +19,7 @@ type RegionEvent struct {
 }
 
 // RegionEvents are the newest things that happened to the regions, oldest first.
-func (s *Server) RegionEvents() []RegionEvent { return s.regions.events.list() }
+func (s *Server) RegionEvents() []RegionEvent { return s.regions().events.list() }
 
 // eventRing keeps the newest events.
 type eventRing struct {
@@ -127,6 +127,9 @@ func (r *regions) tellSticky(now time.Time, refusing, asked *region) {
 }
 
 func (r *regions) event(ev RegionEvent) {
+	if r.retired {
+		return // whoever came after it tells
+	}
 	r.events.add(ev)
 	r.unsaid = append(r.unsaid, ev)
 }

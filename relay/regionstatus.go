@@ -53,14 +53,20 @@ type RungStatus struct {
 }
 
 // RegionStatus tells the state of all regions, in the order of the configuration.
-func (s *Server) RegionStatus() []RegionStatus { return s.regions.status() }
+func (s *Server) RegionStatus() []RegionStatus {
+	list := s.regions().status()
+	for _, r := range s.listRetired() {
+		r.addSessions(list)
+	}
+	return list
+}
 
 // ProbeNow probes every rung of a service's regions and tells what came of it; an empty service is the first. It
 // returns within some seconds. Calls at the same time share one run, and its result holds for 2 s, so that whoever
 // asks often does not make the gateway ask often. A rung that has never worked while another does is asked only as
 // often as without this.
 func (s *Server) ProbeNow(ctx context.Context, service string) ([]RegionStatus, error) {
-	return s.regions.probeNow(ctx, service)
+	return s.regions().probeNow(ctx, service)
 }
 
 func (r *regions) status() []RegionStatus {
@@ -226,20 +232,20 @@ func (r *regions) startRun(now time.Time, s *callService, run *probeRun) {
 
 // regionCollector makes metrics of the status when they are asked for.
 type regionCollector struct {
-	out     *regions
+	status  func() []RegionStatus
 	rtt, up *prometheus.Desc
 }
 
 // registerRegions registers the regions' metrics and returns how to take them back.
-func registerRegions(reg prometheus.Registerer, out *regions) (func(), error) {
+func registerRegions(reg prometheus.Registerer, status func() []RegionStatus) (func(), error) {
 	if reg == nil {
 		return func() {}, nil
 	}
 	labels := []string{"service", "region"}
 	c := &regionCollector{
-		out: out,
-		rtt: prometheus.NewDesc("hafen_relay_region_rtt_seconds", "Smoothed round trip to a region over the rung in use.", labels, nil),
-		up:  prometheus.NewDesc("hafen_relay_region_up", "1 when a region takes new sessions over any rung.", labels, nil),
+		status: status,
+		rtt:    prometheus.NewDesc("hafen_relay_region_rtt_seconds", "Smoothed round trip to a region over the rung in use.", labels, nil),
+		up:     prometheus.NewDesc("hafen_relay_region_up", "1 when a region takes new sessions over any rung.", labels, nil),
 	}
 	if err := reg.Register(c); err != nil {
 		return nil, err
@@ -255,7 +261,7 @@ func (c *regionCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *regionCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, st := range c.out.status() {
+	for _, st := range c.status() {
 		if !st.Use {
 			continue
 		}

@@ -81,14 +81,12 @@ type Options struct {
 // Server carries TURN for clients. It owns every session and what belongs to it; connections are handed to it with
 // ServeStream and sockets with ServePacket, and are closed by it.
 type Server struct {
-	config    *configs.Config
-	dialer    *netpolicy.Dialer
+	setup     atomic.Pointer[setup]
 	admit     func(netip.Addr) error
 	log       *slog.Logger
 	registry  prometheus.Registerer // nil: no metrics
 	now       func() time.Time
 	metrics   *metrics
-	regions   *regions
 	engine    *engine
 	table     *table
 	strangers *strangers
@@ -104,6 +102,7 @@ type Server struct {
 	started  bool
 	draining bool
 	closed   bool
+	retired  []*regions // of former configurations, as long as sessions are on them
 }
 
 // New makes a Server. It touches no network.
@@ -118,7 +117,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		config: o.Config, dialer: o.Dialer, admit: o.Admit, log: o.Log, registry: o.Registry, now: o.Now,
+		admit: o.Admit, log: o.Log, registry: o.Registry, now: o.Now,
 		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}
 	if s.admit == nil {
@@ -129,8 +128,13 @@ func New(o Options) (*Server, error) {
 	if s.metrics, err = newMetrics(o.Registry, s.table); err != nil {
 		return nil, fmt.Errorf("relay: metrics: %w", err)
 	}
-	if s.regions, err = newRegions(s); err != nil {
-		return nil, fmt.Errorf("relay: regions: %w", err)
+	first, err := s.newSetup(o.Config, o.Dialer, &eventRing{})
+	if err != nil {
+		return nil, err
+	}
+	s.setup.Store(first)
+	if _, err := registerRegions(o.Registry, s.RegionStatus); err != nil {
+		return nil, fmt.Errorf("relay: metrics: %w", err)
 	}
 	if s.engine, err = newEngine(s); err != nil {
 		return nil, fmt.Errorf("relay: test relay: %w", err)
@@ -150,7 +154,7 @@ func (s *Server) Start(ctx context.Context) error {
 	s.wg.Add(1)
 	s.mu.Unlock()
 	go s.watchClocks()
-	if err := s.regions.start(ctx); err != nil {
+	if err := s.regions().start(ctx); err != nil {
 		return fmt.Errorf("relay: regions: %w", err)
 	}
 	return nil
@@ -194,7 +198,9 @@ func (s *Server) Close() error {
 		for _, ses := range s.table.all(nil) {
 			ses.end(errClosing)
 		}
-		s.regions.close()
+		for _, r := range append(s.takeRetired(), s.regions()) {
+			r.close()
+		}
 	}
 	s.wg.Wait()
 	if first {
@@ -216,7 +222,7 @@ func (s *Server) Status() Status {
 	return Status{
 		Draining:    s.isDraining(),
 		Allocations: s.table.allocated(),
-		Regions:     s.regions.status(),
+		Regions:     s.RegionStatus(),
 		Sessions:    s.sessionStatus(),
 	}
 }

@@ -658,7 +658,7 @@ func (ses *session) where(up *upstream) (region, rung string) {
 // shown is a client's address as logs and the status page have it: its network only, unless the configuration wants all of it.
 func (s *Server) shown(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
-	if s.config.Log.FullAddresses || a.IsLoopback() {
+	if s.config().Log.FullAddresses || a.IsLoopback() {
 		return a.String()
 	}
 	bits := 24

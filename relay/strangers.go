@@ -77,3 +77,10 @@ func (s *strangers) forget(c *packetClient) {
 		s.budget.forget(c.tuple.client.Addr())
 	}
 }
+
+// limit changes how many one client may have, from now on.
+func (s *strangers) limit(perClient int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.perClient = perClient
+}

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/logging"
 	cloudstun "github.com/pion/stun/v3"
 	"github.com/pion/turn/v4"
+
+	"hafen/configs"
+	"hafen/gateway/netpolicy"
 )
 
 const (
@@ -31,7 +35,7 @@ const (
 // that a client binds is bound at the region under the same number, so ChannelData passes both ways as it came.
 type cloudRelay struct {
 	server   *Server
-	accounts map[string]*cloudAccount // by service
+	accounts atomic.Pointer[map[string]*cloudAccount] // by service
 	quiet    logging.LoggerFactory
 	buffers  packetBuffers
 	sends    sync.Pool
@@ -44,19 +48,31 @@ type cloudRelay struct {
 }
 
 func newCloudRelay(s *Server) (*cloudRelay, error) {
-	r := &cloudRelay{server: s, accounts: make(map[string]*cloudAccount)}
-	for i := range s.config.Services {
-		c := &s.config.Services[i]
-		account, err := newCloudAccount(c, s)
-		if err != nil {
-			return nil, fmt.Errorf("service %s: %w", c.Name, err)
-		}
-		r.accounts[c.Name] = account
+	r := &cloudRelay{server: s}
+	now := s.setup.Load()
+	use, err := r.prepare(now.config, now.dialer)
+	if err != nil {
+		return nil, err
 	}
+	use()
 	r.quiet = &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
 	r.sends.New = func() any { return new(oneFrame) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
+}
+
+// prepare implements modeBackend. Allocations at regions stay, with the credentials they were made with.
+func (r *cloudRelay) prepare(c *configs.Config, d *netpolicy.Dialer) (use func(), err error) {
+	accounts := make(map[string]*cloudAccount)
+	for i := range c.Services {
+		s := &c.Services[i]
+		account, err := newCloudAccount(s, d, r.server.now)
+		if err != nil {
+			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+		}
+		accounts[s.Name] = account
+	}
+	return func() { r.accounts.Store(&accounts) }, nil
 }
 
 // begin runs f beside; false: the relay is closed.
@@ -116,11 +132,15 @@ func (r *cloudRelay) open(a *allocation, want wanted) (*cloudAddress, error) {
 }
 
 func (r *cloudRelay) openAny(ctx context.Context, a *allocation, want wanted) (*cloudAddress, error) {
-	service := r.server.regions.serviceNamed(a.tuple.client.Service)
-	if service == nil || r.accounts[service.name] == nil {
+	service := r.server.regions().serviceNamed(a.tuple.client.Service)
+	var from *cloudAccount
+	if service != nil {
+		from = (*r.accounts.Load())[service.name]
+	}
+	if from == nil {
 		return nil, &turnError{code: codeServerError, why: fmt.Sprintf("there is no service %q", a.tuple.client.Service)}
 	}
-	username, password, err := r.accounts[service.name].get(ctx)
+	username, password, err := from.get(ctx)
 	if err != nil {
 		return nil, &turnError{code: codeServerError, why: err.Error()}
 	}

@@ -323,7 +323,7 @@ func (c *packetClient) close() {
 // admitConfigured is the admission where nobody else decides.
 func (s *Server) admitConfigured(client netip.Addr) error {
 	client = client.Unmap()
-	for _, p := range s.config.Clients {
+	for _, p := range s.config().Clients {
 		if p.Contains(client) {
 			return nil
 		}

@@ -58,7 +58,12 @@ func (e *deadError) Status() string { return "err_upstream" }
 // refused gets the region that it asks for. It blocks for openTimeout at most; ctx ends with the session. An error
 // means that no region is up; it has a status word.
 func (s *Server) openUplinkFor(ctx context.Context, c Client) (*uplink, error) {
-	return s.regions.open(ctx, c.Service, c.AskedHost, c.Addr.Addr())
+	for {
+		if r := s.regions(); r.enter() { // else another has just taken its place
+			defer r.leave()
+			return r.open(ctx, c.Service, c.AskedHost, c.Addr.Addr())
+		}
+	}
 }
 
 func (r *regions) open(parent context.Context, service, askedHost string, client netip.Addr) (*uplink, error) {
@@ -304,6 +309,7 @@ func (u *uplink) Close() error {
 	r.mu.Lock()
 	delete(u.path.uplinks, u)
 	r.mu.Unlock()
+	r.nudge()
 	return closeNow(u.Conn)
 }
 

@@ -35,7 +35,7 @@ type upstreamUser interface {
 func newUpstream(s *Server, user upstreamUser, link *uplink) (*upstream, error) {
 	up := &upstream{uplink: link, server: s, user: user}
 	if !link.datagram {
-		up.stream = newStream(link.Conn, s.config.Relay.Queue.MaxAge, s.metrics)
+		up.stream = newStream(link.Conn, s.config().Relay.Queue.MaxAge, s.metrics)
 		up.stream.owner = link
 		up.stream.relayed = user.countUp
 		up.stream.lost = user.regionLost

@@ -36,6 +36,9 @@ func (r *regions) run() {
 		case <-r.kick:
 		case <-timer.C:
 		}
+		if r.idle() {
+			return
+		}
 		wake, dead := r.look()
 		for _, u := range dead {
 			u.die()
@@ -74,7 +77,9 @@ func (r *regions) look() (time.Duration, []*uplink) {
 				next = at
 			}
 		}
-		r.choose(now, s)
+		if !r.retired {
+			r.choose(now, s)
+		}
 	}
 	r.planned = next
 	return next.Sub(now), dead
@@ -121,7 +126,7 @@ func (p *path) duty(now time.Time) duty {
 
 // active reports whether the region is probed: it is for use, somebody asked for it, or sessions are on it.
 func (g *region) active(now time.Time) bool {
-	if g.use || now.Before(g.wantedUntil) {
+	if !g.out.retired && (g.use || now.Before(g.wantedUntil)) {
 		return true
 	}
 	for _, rg := range g.rungs {
@@ -163,7 +168,7 @@ func (r *rung) look(now time.Time) time.Time {
 			next = at
 		}
 	}
-	if !r.resolving {
+	if !r.resolving && !r.region.out.retired {
 		if !now.Before(r.resolveAt) {
 			r.startResolving()
 		} else {
@@ -172,6 +177,9 @@ func (r *rung) look(now time.Time) time.Time {
 	}
 	for _, p := range r.paths {
 		d := p.duty(now)
+		if r.region.out.retired && !d.sessions {
+			continue
+		}
 		if d.sessions {
 			sooner(now.Add(tickSessions))
 		}

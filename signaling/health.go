@@ -51,8 +51,11 @@ type Check struct {
 // prober asks each call server at intervals whether it works. It asks on the way that the clients' requests take.
 type prober struct {
 	p       *Proxy
+	table   *table
 	servers []*server
 	once    sync.Once
+	ctx     context.Context // ends with the Proxy, and with the configuration
+	cancel  context.CancelFunc
 
 	interval, pollInterval, timeout, hold time.Duration
 }
@@ -66,12 +69,13 @@ type server struct {
 	now CallServer
 }
 
-func newProber(p *Proxy) *prober {
-	pr := &prober{p: p, interval: 30 * time.Second, pollInterval: 5 * time.Minute, timeout: 10 * time.Second, hold: time.Minute}
-	for i := range p.opts.Config.Services {
-		s := &p.opts.Config.Services[i]
+func newProber(p *Proxy, c *configs.Config, t *table) *prober {
+	pr := &prober{p: p, table: t, interval: 30 * time.Second, pollInterval: 5 * time.Minute, timeout: 10 * time.Second, hold: time.Minute}
+	pr.ctx, pr.cancel = context.WithCancel(p.ctx)
+	for i := range c.Services {
+		s := &c.Services[i]
 		for _, host := range s.CallServers() {
-			pr.servers = append(pr.servers, &server{probes: s.Probes, up: p.table.upstreams[i], now: CallServer{
+			pr.servers = append(pr.servers, &server{probes: s.Probes, up: t.upstreams[i], now: CallServer{
 				Service: s.Name, Host: host, HTTPS: initial(s.Probes.HTTPS), WebSocket: initial(s.Probes.WebSocket), LongPoll: initial(s.Probes.LongPoll),
 			}})
 		}
@@ -109,7 +113,7 @@ func (pr *prober) loop(wg *sync.WaitGroup, interval time.Duration, ask func()) {
 		pause := interval*4/5 + mathrand.N(interval*2/5)
 		select {
 		case <-pr.p.opts.After(pause):
-		case <-pr.p.ctx.Done():
+		case <-pr.ctx.Done():
 			return
 		}
 	}
@@ -126,8 +130,8 @@ func (pr *prober) ask(s *server) {
 
 // note keeps a result; a change of state is one log line.
 func (pr *prober) note(s *server, kind string, at *Check, result Check) {
-	if pr.p.ctx.Err() != nil {
-		return // what a probe says while the Proxy is being closed is not about the call server
+	if pr.ctx.Err() != nil {
+		return // what a probe says while it is being ended is not about the call server
 	}
 	result.At = pr.p.opts.Now()
 	s.mu.Lock()
@@ -167,7 +171,7 @@ func (pr *prober) status() []CallServer {
 func (pr *prober) target(s *server, path string) *target {
 	u, err := url.ParseRequestURI(path)
 	if err == nil {
-		if to, refused := pr.p.table.find(s.now.Host, u.Path); refused == nil { // Host never changes
+		if to, refused := pr.table.find(s.now.Host, u.Path); refused == nil { // Host never changes
 			return to
 		}
 	}
@@ -204,7 +208,7 @@ const maxProbeBody = 64 << 10
 
 // checkHTTPS: any answer of the verified server but a failure of its own shows that the way is open and the server alive.
 func (pr *prober) checkHTTPS(s *server) Check {
-	ctx, cancel := context.WithTimeout(pr.p.ctx, pr.timeout)
+	ctx, cancel := context.WithTimeout(pr.ctx, pr.timeout)
 	defer cancel()
 	to := pr.target(s, s.probes.HTTPS)
 	out, rtt := pr.request(ctx, to, s.probes.HTTPS)
@@ -222,7 +226,7 @@ func (pr *prober) checkHTTPS(s *server) Check {
 
 // checkWebSocket: a refusal by the server itself proves as well as a success that an upgrade gets there.
 func (pr *prober) checkWebSocket(s *server) Check {
-	ctx, cancel := context.WithTimeout(pr.p.ctx, pr.timeout)
+	ctx, cancel := context.WithTimeout(pr.ctx, pr.timeout)
 	defer cancel()
 	to := pr.target(s, s.probes.WebSocket)
 	out, _ := pr.request(ctx, to, s.probes.WebSocket)
@@ -264,7 +268,7 @@ func newKey() string {
 
 // checkLongPoll: the poll is held, or answered with what there is. What must not happen is that it is cut.
 func (pr *prober) checkLongPoll(s *server) Check {
-	ctx, cancel := context.WithTimeout(pr.p.ctx, pr.hold)
+	ctx, cancel := context.WithTimeout(pr.ctx, pr.hold)
 	defer cancel()
 	to := pr.target(s, s.probes.LongPoll)
 	out, rtt := pr.request(ctx, to, s.probes.LongPoll)

@@ -153,7 +153,7 @@ func TestProbeLongPoll(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, c := probed(t, configs.Probes{LongPoll: "/poll"}, tt.call)
-			r.p.prober.hold = 300 * time.Millisecond
+			r.p.setup.Load().prober.hold = 300 * time.Millisecond
 			_ = r.p.Start(t.Context())
 			eventually(t, "it was asked", func() bool { return c.count() == 1 })
 			if s := r.p.Status().CallServers[0]; s.LongPoll.State != tt.state || !strings.Contains(s.LongPoll.Why, tt.why) {

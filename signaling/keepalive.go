@@ -4,11 +4,17 @@ import "time"
 
 // keepAlive pings the clients of sockets on which nothing has moved, so that firewalls do not forget them: at the latest when a
 // socket has been silent for signaling.keepalive. It ends with the Proxy.
-func (p *Proxy) keepAlive(after time.Duration) {
+func (p *Proxy) keepAlive() {
 	defer p.wg.Done()
 	for {
+		var due <-chan time.Time // never, where no pings are wanted
+		if after := p.config().Signaling.KeepAlive; after > 0 {
+			due = p.opts.After(after / 2)
+		}
 		select {
-		case <-p.opts.After(after / 2):
+		case <-due:
+		case <-p.changed:
+			continue
 		case <-p.ctx.Done():
 			return
 		}

@@ -49,7 +49,7 @@ func (n *noise) warn(message string, args ...any) {
 // shortClient is the client as logs show it: its network, or with log.full_addresses its address.
 func (p *Proxy) shortClient(r *http.Request) string {
 	a := clientOf(r)
-	if !a.IsValid() || p.opts.Config.Log.FullAddresses {
+	if !a.IsValid() || p.config().Log.FullAddresses {
 		return a.String()
 	}
 	bits := 48
@@ -61,7 +61,7 @@ func (p *Proxy) shortClient(r *http.Request) string {
 
 // logText is an error as logs may have it: without addresses, unless log.full_addresses is set.
 func (p *Proxy) logText(err error) string {
-	if p.opts.Config.Log.FullAddresses {
+	if p.config().Log.FullAddresses {
 		return err.Error()
 	}
 	return netpolicy.ErrorText(err)

@@ -49,7 +49,7 @@ const (
 
 // Options are what a Proxy is made of.
 type Options struct {
-	// Config must be valid. It must not change afterwards.
+	// Config must be valid. It must not change afterwards; another one comes by Prepare.
 	Config *configs.Config
 	// Dial connects to host:port on behalf of a service. It decides whether that may be reached. An error that has a method
 	// Status() string keeps its status word. The conn should have CloseWrite.
@@ -98,12 +98,11 @@ func (o *Options) defaults() {
 type Proxy struct {
 	opts    Options
 	log     *slog.Logger
-	table   *table
+	setup   atomic.Pointer[setup]
 	reverse *httputil.ReverseProxy
 	buffers *buffers
 	metrics *metrics
 	noise   *noise
-	prober  *prober
 
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
@@ -111,26 +110,29 @@ type Proxy struct {
 
 	webSockets, longPolls, requests atomic.Int64
 
+	changed chan struct{} // another configuration: whoever waits by the old one looks again
+
 	mu      sync.Mutex
 	closed  bool
 	started bool
 	sockets map[*socket]struct{}
-	wg      sync.WaitGroup // sockets and the prober
+	wg      sync.WaitGroup // sockets and the probers
 }
 
 // New makes a Proxy. It reads the services' root certificates and touches no network.
 func New(o Options) (*Proxy, error) {
 	o.defaults()
-	p := &Proxy{opts: o, log: o.Log, buffers: newBuffers(), noise: newNoise(o.Log, o.Now), sockets: make(map[*socket]struct{})}
-	var err error
-	if p.table, err = newTable(&p.opts); err != nil {
-		return nil, fmt.Errorf("signaling: %w", err)
-	}
-	if p.metrics, err = newMetrics(o.Registry); err != nil {
-		return nil, fmt.Errorf("signaling: %w", err)
-	}
+	p := &Proxy{opts: o, log: o.Log, buffers: newBuffers(), noise: newNoise(o.Log, o.Now), sockets: make(map[*socket]struct{}), changed: make(chan struct{}, 1)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.prober = newProber(p)
+	first, err := p.newSetup(o.Config)
+	if err == nil {
+		p.setup.Store(first)
+		p.metrics, err = newMetrics(o.Registry)
+	}
+	if err != nil {
+		p.cancel()
+		return nil, fmt.Errorf("signaling: %w", err)
+	}
 	p.reverse = &httputil.ReverseProxy{
 		Rewrite:        rewrite,
 		Transport:      roundTripper{},
@@ -148,10 +150,10 @@ func (p *Proxy) Start(context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
-		p.prober.start(&p.wg)
-		if after := p.opts.Config.Signaling.KeepAlive; after > 0 && !p.started {
+		p.setup.Load().prober.start(&p.wg)
+		if !p.started {
 			p.wg.Add(1)
-			go p.keepAlive(after)
+			go p.keepAlive()
 		}
 		p.started = true
 	}
@@ -176,12 +178,14 @@ func (p *Proxy) Close() error {
 		s.end(statusOK, errStopped)
 	}
 	p.wg.Wait()
-	p.table.closeIdle()
+	p.setup.Load().table.closeIdle()
 	return nil
 }
 
 // Routed reports whether requests for host are passed through.
-func (p *Proxy) Routed(host string) bool { return p.table.routed(configs.CanonicalHost(host)) }
+func (p *Proxy) Routed(host string) bool {
+	return p.setup.Load().table.routed(configs.CanonicalHost(host))
+}
 
 // ServeHTTP passes one request on.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -190,7 +194,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.refuse(w, r, host, refused)
 		return
 	}
-	to, refused := p.table.find(host, r.URL.Path)
+	to, refused := p.setup.Load().table.find(host, r.URL.Path)
 	if refused != nil {
 		p.refuse(w, r, host, refused)
 		return
@@ -223,6 +227,6 @@ func (p *Proxy) Status() Status {
 		WebSockets:  int(p.webSockets.Load()),
 		LongPolls:   int(p.longPolls.Load()),
 		Requests:    int(p.requests.Load()),
-		CallServers: p.prober.status(),
+		CallServers: p.setup.Load().prober.status(),
 	}
 }

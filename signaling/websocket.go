@@ -219,7 +219,7 @@ func (s *socket) framed(conn net.Conn, client netip.Addr) *frames {
 	switch {
 	case s.to.ice != nil:
 		f.edit = func(text []byte) ([]byte, bool) { return s.to.ice.rewrite(text, client) }
-	case s.p.opts.Config.Signaling.KeepAlive <= 0:
+	case s.p.config().Signaling.KeepAlive <= 0:
 		return nil
 	}
 	return f

@@ -21,7 +21,8 @@ func standIn(ctx context.Context, w world, args []string) error {
 	if err != nil {
 		return err
 	}
-	opts, err := cfg.Options(logger(w, configs.Log{Level: "info", Format: "text"}))
+	log, _ := logger(w, configs.Log{Level: "info", Format: "text"})
+	opts, err := cfg.Options(log)
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,33 @@ func drain(ctx context.Context, w world, args []string) error {
 	return nil
 }
 
+// reloadRunning has the running gateway read its configuration again.
+func reloadRunning(ctx context.Context, w world, args []string) error {
+	fs := flags(w, "reload")
+	file := fs.String("config", "", "configuration `file` of the running gateway")
+	dir := fs.String("run-dir", "", "its run `directory`")
+	if err := parse(fs, args, 0); err != nil {
+		return err
+	}
+	where, err := runDir(w, *dir, *file)
+	if err != nil {
+		return err
+	}
+	body, err := control(ctx, where, http.MethodPost, "/reload", nil)
+	if err != nil {
+		return err
+	}
+	var answer struct{ Kept []string }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return fmt.Errorf("the gateway's answer: %w", err)
+	}
+	fmt.Fprintln(w.stdout, "reloaded")
+	if len(answer.Kept) > 0 {
+		fmt.Fprintln(w.stdout, "taking effect at the next start or upgrade:", strings.Join(answer.Kept, ", "))
+	}
+	return nil
+}
+
 // explain prints both sides of one precall run.
 func explain(ctx context.Context, w world, args []string) error {
 	fs := flags(w, "explain")

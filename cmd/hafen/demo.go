@@ -90,7 +90,8 @@ func startDemo(ctx context.Context, w world, listen string) (_ *running, err err
 		return nil, err
 	}
 	cfg := demoConfig(d.cloud, at, d.dir)
-	d.gateway, err = gateway.New(gateway.Options{Config: cfg, Log: logger(w, cfg.Log), Version: version, PlainPages: true})
+	log, _ := logger(w, cfg.Log)
+	d.gateway, err = gateway.New(gateway.Options{Config: cfg, Log: log, Version: version, PlainPages: true})
 	if err != nil {
 		return nil, err
 	}

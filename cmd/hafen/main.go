@@ -47,6 +47,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen config  default|schema|show       the commented default; the JSON Schema; the effective one, secrets masked
   hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
   hafen status  [--json|--nagios]         the running gateway
+  hafen reload                            read the configuration again; a bad one changes nothing and says why
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen explain CODE                      both sides of one precall test: what the page measured, what the gateway saw
   hafen pac     [--url URL] [--client IP] [--snippet] [--verify FILE|URL]   the PAC file; what it answers; the lines for the
@@ -66,10 +67,10 @@ type command func(ctx context.Context, w world, args []string) error
 // commands are the subcommands by name. Those that the contract names and that do not exist yet say so.
 func commands() map[string]command {
 	all := map[string]command{
-		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "drain": drain,
+		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "reload": reloadRunning, "drain": drain,
 		"csr": csr, "explain": explain, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
 	}
-	for _, name := range []string{"reload", "drill", "audit"} {
+	for _, name := range []string{"drill", "audit"} {
 		all[name] = func(context.Context, world, []string) error {
 			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
 		}

@@ -51,8 +51,11 @@ func describe(leaf *x509.Certificate) Info {
 	}
 }
 
+// Collector has the metrics of whichever store is in use: another configuration may have another store.
+func Collector(inUse func() *Store) prometheus.Collector { return expiryCollector{inUse} }
+
 // expiryCollector is hafen_tls_certificate_expiry_seconds{name}: computed when asked, so that it moves.
-type expiryCollector struct{ s *Store }
+type expiryCollector struct{ inUse func() *Store }
 
 func (e expiryCollector) desc() *prometheus.Desc {
 	return prometheus.NewDesc("hafen_tls_certificate_expiry_seconds",
@@ -65,12 +68,13 @@ func (e expiryCollector) Describe(ch chan<- *prometheus.Desc) { ch <- e.desc() }
 // Collect is prometheus.Collector's.
 func (e expiryCollector) Collect(ch chan<- prometheus.Metric) {
 	soonest := map[string]time.Time{} // two certificates may have the same first name
-	for _, c := range e.s.Status() {
+	s := e.inUse()
+	for _, c := range s.Status() {
 		if old, ok := soonest[c.Name]; !c.Expires.IsZero() && (!ok || c.Expires.Before(old)) {
 			soonest[c.Name] = c.Expires
 		}
 	}
-	now := e.s.opts.Now()
+	now := s.opts.Now()
 	for name, at := range soonest {
 		ch <- prometheus.MustNewConstMetric(e.desc(), prometheus.GaugeValue, at.Sub(now).Seconds(), name)
 	}

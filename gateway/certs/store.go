@@ -98,7 +98,7 @@ func New(o Options) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	if o.Registry != nil {
-		if err := o.Registry.Register(expiryCollector{s}); err != nil {
+		if err := o.Registry.Register(Collector(func() *Store { return s })); err != nil {
 			return nil, errors.Join(fmt.Errorf("register metrics: %w", err), s.Close())
 		}
 	}

@@ -791,14 +791,23 @@ func TestOneLogLine(t *testing.T) {
 	}
 }
 
-func TestSetConfig(t *testing.T) {
+// reconfigure puts another configuration in place, or nothing.
+func reconfigure(p *Proxy, c *configs.Config) error {
+	use, err := p.Prepare(c)
+	if err == nil {
+		use()
+	}
+	return err
+}
+
+func TestPrepare(t *testing.T) {
 	r := newRig(t, nil)
 	r.target("mail.example:25", echo)
 	c := r.dialPlain()
 	_, br := connect(t, c, "mail.example:25")
 	less := testConfig()
 	less.Forward.Allow = nil
-	if err := r.proxy.SetConfig(less); err != nil {
+	if err := reconfigure(r.proxy, less); err != nil {
 		t.Fatal(err)
 	}
 	if resp, _ := connect(t, r.dialPlain(), "mail.example:25"); resp.StatusCode != 403 {

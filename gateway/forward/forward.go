@@ -109,12 +109,6 @@ func New(o Options) (*Proxy, error) {
 	if o.Config == nil || o.Dial == nil {
 		return nil, errors.New("forward: Options.Config and Options.Dial are required")
 	}
-	if o.Verify == nil {
-		if o.Config.Forward.Auth == "basic" {
-			return nil, errors.New("forward: Options.Verify is required for forward.auth: basic")
-		}
-		o.Verify = func(string, string) bool { return false }
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -129,11 +123,12 @@ func New(o Options) (*Proxy, error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.front = p.newFront()
 	p.parent = newParentKeeper(o.DialParent, o.Log, o.Registry)
-	if err := p.parent.use(o.Config); err != nil {
+	use, err := p.Prepare(o.Config)
+	if err != nil {
 		p.cancel()
 		return nil, err
 	}
-	p.policy.Store(newPolicy(o.Config, o.Own))
+	use()
 	return p, nil
 }
 
@@ -147,13 +142,20 @@ func orDefault[T int | time.Duration](v, otherwise T) T {
 	return v
 }
 
-// SetConfig replaces the policy and the PAC file. Tunnels that stand go on. An error changes nothing.
-func (p *Proxy) SetConfig(c *configs.Config) error {
-	if err := p.parent.use(c); err != nil {
-		return err
+// Prepare makes what another configuration needs: the policy and the PAC file. Calling use puts it in place; never calling it changes
+// nothing. Tunnels that stand go on.
+func (p *Proxy) Prepare(c *configs.Config) (use func(), err error) {
+	if c.Forward.Auth == "basic" && p.opts.Verify == nil {
+		return nil, errors.New("forward: Options.Verify is required for forward.auth: basic")
 	}
-	p.policy.Store(newPolicy(c, p.opts.Own))
-	return nil
+	useParent, err := p.parent.prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		useParent()
+		p.policy.Store(newPolicy(c, p.opts.Own))
+	}, nil
 }
 
 // newFront configures goproxy. Made bare, not by its constructor: that would read proxies from the environment. What it

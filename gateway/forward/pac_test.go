@@ -257,7 +257,7 @@ func TestPACOff(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r := newRig(t, nil)
-	if err := r.proxy.SetConfig(c); err != nil {
+	if err := reconfigure(r.proxy, c); err != nil {
 		t.Fatal(err)
 	}
 	w := httptest.NewRecorder()

@@ -223,18 +223,23 @@ func (k *parentKeeper) current() *Parent {
 	return k.parent
 }
 
-// use takes a configuration. A file must be good now; what is fetched may come later, and until then the copy serves.
-func (k *parentKeeper) use(c *configs.Config) error {
+// prepare reads what a configuration names; use takes it. A file must be good now; what is fetched may come later, and until then the
+// copy serves.
+func (k *parentKeeper) prepare(c *configs.Config) (use func(), err error) {
 	if c.PAC.Parent != "" && k.dial == nil {
-		return errors.New("forward: Options.DialParent is required for pac.parent")
+		return nil, errors.New("forward: Options.DialParent is required for pac.parent")
 	}
 	parent, err := ReadParent(c)
 	if err != nil && c.PAC.ParentFile != "" {
-		return err
+		return nil, err
 	}
 	if err != nil {
 		k.log.Warn("the last copy of the company's PAC file is of no use", "err", err)
 	}
+	return func() { k.use(c, parent) }, nil
+}
+
+func (k *parentKeeper) use(c *configs.Config, parent *Parent) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if parent == nil && k.config != nil && k.config.PAC.Parent == c.PAC.Parent {
@@ -245,7 +250,6 @@ func (k *parentKeeper) use(c *configs.Config) error {
 	case k.again <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // run looks again and again until ctx ends.

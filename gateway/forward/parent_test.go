@@ -266,7 +266,7 @@ func TestParentIsKept(t *testing.T) {
 	}
 	c2 := *c
 	c2.PAC.Parent = "http://other.corp.example/proxy.pac"
-	if err := again.proxy.SetConfig(&c2); err != nil {
+	if err := reconfigure(again.proxy, &c2); err != nil {
 		t.Fatal(err)
 	}
 	if w := serve(again); w.Code != http.StatusServiceUnavailable {
@@ -317,7 +317,7 @@ func TestParentFile(t *testing.T) {
 	if p := r.proxy.parent.current(); !strings.Contains(string(p.Text), "second") {
 		t.Error("an empty file took the place of a good one")
 	}
-	if err := r.proxy.SetConfig(c); err == nil {
+	if err := reconfigure(r.proxy, c); err == nil {
 		t.Error("a broken file is taken for a configuration")
 	}
 }

@@ -54,27 +54,53 @@ type lock struct {
 
 // logins keeps the users, their sessions and who must wait. All of it is in memory: a restart logs everybody out.
 type logins struct {
-	users map[string]configs.AdminUser
 	dummy string // hashed when the user is unknown, so that the answer takes as long
 	slots chan struct{}
 	all   *rate.Limiter // of wrong passwords
 	now   func() time.Time
 
 	mu       sync.Mutex
+	users    map[string]configs.AdminUser
 	sessions map[string]*session
 	locks    map[netip.Addr]*lock
 }
 
 func newLogins(users []configs.AdminUser, now func() time.Time) *logins {
 	l := &logins{
-		users: make(map[string]configs.AdminUser, len(users)), dummy: noPassword(), slots: make(chan struct{}, hashesAtOnce), now: now,
+		users: byName(users), dummy: noPassword(), slots: make(chan struct{}, hashesAtOnce), now: now,
 		all:      rate.NewLimiter(1, globalTries),
 		sessions: make(map[string]*session), locks: make(map[netip.Addr]*lock),
 	}
-	for _, u := range users {
-		l.users[u.Name] = u
-	}
 	return l
+}
+
+func byName(users []configs.AdminUser) map[string]configs.AdminUser {
+	all := make(map[string]configs.AdminUser, len(users))
+	for _, u := range users {
+		all[u.Name] = u
+	}
+	return all
+}
+
+// reconfigure takes the users of another configuration.
+func (l *logins) reconfigure(users []configs.AdminUser) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.users = byName(users)
+	for token, s := range l.sessions {
+		user, known := l.users[s.user.Name]
+		if !known || user.PasswordHash != s.user.PasswordHash {
+			delete(l.sessions, token)
+		}
+		s.user = user
+	}
+}
+
+func (l *logins) named(name string) (configs.AdminUser, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	user, known := l.users[name]
+	return user, known
 }
 
 // login checks a password and opens a session. token is what the browser keeps. wait is how long a locked client must.
@@ -92,7 +118,7 @@ func (l *logins) login(client netip.Addr, name, password string) (token string, 
 	default:
 		return "", time.Second, loginBusy
 	}
-	user, known := l.users[name]
+	user, known := l.named(name)
 	hash := user.PasswordHash
 	if !known {
 		hash = l.dummy

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,6 +51,7 @@ type Options struct {
 // Server is the status page and its machines' side. It has no goroutine of its own.
 type Server struct {
 	opts   Options
+	config atomic.Pointer[configs.Config]
 	log    *slog.Logger
 	logins *logins
 	texts  *page.Texts
@@ -75,6 +77,7 @@ func New(o Options) (*Server, error) {
 		o.Site = func(*http.Request) page.Site { return page.Site{Name: o.Config.Site.Name, Help: o.Config.Site.Help} }
 	}
 	s := &Server{opts: o, log: o.Log, pages: make(map[string]*page.Template)}
+	s.config.Store(o.Config)
 	var errs [3]error
 	s.logins = newLogins(o.Config.Admin.Users, o.Now)
 	s.texts, errs[0] = page.LoadTexts(web, "web/messages.*.json")
@@ -121,6 +124,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.routes.ServeHTTP(w, r)
 }
 
+// Reconfigure takes another configuration. Who is logged in stays so, unless the user is gone or has another password.
+func (s *Server) Reconfigure(c *configs.Config) {
+	s.config.Store(c)
+	s.logins.reconfigure(c.Admin.Users)
+}
+
 // Close logs everybody out.
 func (s *Server) Close() error {
 	s.logins.mu.Lock()
@@ -131,11 +140,12 @@ func (s *Server) Close() error {
 
 // fromAdminNetworks turns everybody else away as if nothing were here.
 func (s *Server) fromAdminNetworks(next http.Handler) http.Handler {
-	networks := s.opts.Config.Admin.Networks
-	if len(networks) == 0 {
-		networks = s.opts.Config.Clients
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := s.config.Load()
+		networks := c.Admin.Networks
+		if len(networks) == 0 {
+			networks = c.Clients
+		}
 		client := s.opts.Client(r)
 		for _, n := range networks {
 			if n.Contains(client) {
@@ -168,7 +178,7 @@ func (s *Server) user(r *http.Request) (configs.AdminUser, bool) {
 
 // showStatus shows the page to who is logged in, the login to who is not, and what to do where nobody can be.
 func (s *Server) showStatus(w http.ResponseWriter, r *http.Request) {
-	if len(s.opts.Config.Admin.Users) == 0 {
+	if len(s.config.Load().Admin.Users) == 0 {
 		s.pages["nobody"].Render(w, r, page.View{Title: "nobody.title", Site: s.opts.Site(r)})
 		return
 	}
