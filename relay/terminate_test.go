@@ -632,7 +632,7 @@ func TestServiceCredentials(t *testing.T) {
 		})
 	}
 	// A client of a second service is judged by that one's account.
-	find := finder(local.engine.test, *local.engine.clients, guests{"one": {mint: &service}, "two": {mint: &stranger}}, &localRelay{}, 0)
+	find := finder(local.engine.test, *local.engine.clients, func() guests { return guests{"one": {mint: &service}, "two": {mint: &stranger}} }, &localRelay{}, func() int { return 0 })
 	username, password := service.mint("alice", time.Now().Add(time.Hour))
 	for name, want := range map[string]bool{"one": true, "two": false, "three": false} {
 		if who, _ := find(name, username, time.Now()); (who.guest == password) != want {
