@@ -20,7 +20,7 @@ run: build ## the demo: gateway and stand-in cloud on this machine
 	bin/hafen demo
 
 test: deps ## every test; as root on Debian with the laboratory (browsers, coturn, squid in namespaces)
-	$(GO) test -race -timeout 15m -parallel 5 ./...
+	.ci/postgres $(GO) test -race -timeout 15m -parallel 5 ./...
 
 check: fmt imports tidy lint vuln ## format, import rules, lint, tidy, known vulnerabilities
 

@@ -48,7 +48,7 @@ type Config struct {
 	DataDir string `mapstructure:"data_dir"`
 	// RunDir holds the control socket, hafen.sock.
 	RunDir string `mapstructure:"run_dir"`
-	// Store is a postgres:// URL where several gateways share one history; empty: files in DataDir.
+	// Store is a postgres:// URL where several gateways share history, certificates and a list of themselves; empty: files in DataDir.
 	Store string `mapstructure:"store" hafen:"secret"`
 }
 

@@ -16,7 +16,6 @@ func notYet() []notYetKey {
 		{key: "admin.listen"},
 		{key: "events.*"},
 		{key: "audit.*"},
-		{key: "store"},
 	}
 }
 

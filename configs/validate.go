@@ -27,6 +27,7 @@ func (c *Config) Validate() Problems {
 	k.pages()
 	k.reports()
 	k.house()
+	k.store()
 	return append(k.availability(), k.problems...)
 }
 
@@ -290,8 +291,5 @@ func (k *check) house() {
 	}
 	if c.RunDir == "" {
 		k.bad("run_dir", "is empty", "write the directory for the control socket, such as /run/hafen")
-	}
-	if c.Store != "" && !strings.HasPrefix(c.Store, "postgres://") && !strings.HasPrefix(c.Store, "postgresql://") {
-		k.bad("store", "is no PostgreSQL URL", "write postgres://user@host/database, or delete it for files in data_dir")
 	}
 }

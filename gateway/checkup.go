@@ -73,7 +73,7 @@ func Checkup(ctx context.Context, o CheckupOptions) ([]Finding, error) {
 	}
 	defer c.close()
 	steps := []func(context.Context) []Finding{
-		c.ports, c.files, c.disk, c.clock, c.names, c.certificates, c.proxy, c.callServers, c.regions, c.pac,
+		c.ports, c.files, c.disk, c.clock, c.names, c.certificates, c.proxy, c.callServers, c.regions, c.pac, c.store,
 	}
 	found := make([][]Finding, len(steps))
 	var wg sync.WaitGroup
@@ -101,7 +101,7 @@ func newCheckup(o CheckupOptions) (*checkup, error) {
 		return nil, fmt.Errorf("checkup: %w", err)
 	}
 	g.now.Store(&generation{config: &cfg, dialer: dialer})
-	for _, make := range []func() error{g.makeRelay, g.makeSignaling} {
+	for _, make := range []func() error{g.makeDatabase, g.makeRelay, g.makeSignaling} {
 		if err := make(); err != nil {
 			g.cancel()
 			return nil, fmt.Errorf("checkup: %w", err)
@@ -114,6 +114,9 @@ func (c *checkup) close() {
 	c.g.cancel()
 	_ = c.g.relay.Close()
 	_ = c.g.signaling.Close()
+	if c.g.database != nil {
+		_ = c.g.database.Close()
+	}
 }
 
 func fileLimit() (uint64, error) {

@@ -90,5 +90,8 @@ func (g *Gateway) closeParts() error {
 	g.closeSockets()
 	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs().Close())
 	g.wg.Wait()
+	if g.database != nil {
+		errs = append(errs, g.database.Close())
+	}
 	return errors.Join(errs...)
 }

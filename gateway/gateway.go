@@ -69,6 +69,8 @@ type Gateway struct {
 	precall   *precall.Server
 	runStore  *precall.Store
 	status    *status.Server
+	database  *database // nil: nothing is shared
+	peers     *peers    // nil: there are none
 
 	front http.Handler // /
 	pages http.Handler // own names
@@ -108,7 +110,7 @@ func New(o Options) (*Gateway, error) {
 	g.reloads = newReloads(g.registry)
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
 	g.registry.MustRegister(g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	for _, make := range []func() error{g.makeDirs, g.makeGeneration, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
+	for _, make := range []func() error{g.makeDirs, g.makeDatabase, g.makeGeneration, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
 			if g.runStore != nil {
@@ -151,6 +153,9 @@ func (g *Gateway) start(ctx context.Context) error {
 }
 
 func (g *Gateway) startParts(ctx context.Context) error {
+	if err := g.startDatabase(ctx); err != nil {
+		return err
+	}
 	if err := g.certs().Start(ctx); err != nil {
 		return err
 	}

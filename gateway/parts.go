@@ -103,9 +103,14 @@ func (g *Gateway) dialTunnel(ctx context.Context, host string, port uint16, serv
 
 // dialHouse dials a server of the house that the configuration names, which is where private addresses are.
 func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn, error) {
-	return g.dialer().DialContext(ctx, network, addr, netpolicy.Scope{Private: []netip.Prefix{
+	return g.dialer().DialContext(ctx, network, addr, netpolicy.Scope{Private: houseNetworks()})
+}
+
+// houseNetworks are where the house's own servers are.
+func houseNetworks() []netip.Prefix {
+	return []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fc00::/7"),
-	}})
+	}
 }
 
 // makeMux puts the owners of each protocol behind the port.

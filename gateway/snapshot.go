@@ -34,7 +34,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 	s := status.Snapshot{
 		Name: g.config().Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
 		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel.Sessions, now),
-		Events: events(g.relay.RegionEvents()), Runs: g.runs(),
+		Events: append(g.database.newest(), events(g.relay.RegionEvents())...), Runs: g.runs(),
 		Counts: status.Counts{
 			Connections: g.mux.Counts().Open, Allocations: rel.Allocations, WebSockets: sig.WebSockets, LongPolls: sig.LongPolls,
 			Tunnels: g.forward.Live(), BytesUp: g.counter("hafen_relay_bytes_total", "up"), BytesDown: g.counter("hafen_relay_bytes_total", "down"),
@@ -50,6 +50,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: fmt.Sprintf("clients: [%s, …]", r.Network),
 		})
 	}
+	s.Peers = g.peers.list()
 	l := g.config().Limits
 	s.Limits = []status.Limit{{Key: "limits.allocations", Used: rel.Allocations, Max: l.Allocations}}
 	s.Judge()

@@ -31,6 +31,10 @@ type Store struct {
 type StoreOptions struct {
 	// Dir is where precall.db lies. "": in memory, gone with the process.
 	Dir string
+	// Shared opens the PostgreSQL that several gateways share, without asking it anything; the Store closes it. nil: a file in Dir.
+	Shared func() *sql.DB
+	// Why puts an error of the shared database into words without its password. nil: the error's own.
+	Why func(error) string
 	// History is how long a run is kept. 0: 90 days.
 	History time.Duration
 	// MaxBytes bounds the file; beyond it the oldest runs go. 0: 256 MiB, some 100,000 runs.
@@ -75,7 +79,7 @@ const (
 // storeTimeout bounds one use of the store: a page waits for it.
 const storeTimeout = 15 * time.Second
 
-// OpenStore opens the history in SQLite. It always gives a Store: what is wrong with the file is said by Event, and tried anew
+// OpenStore opens the history, in SQLite where nothing is shared. It always gives a Store: what is wrong with the file is said by Event, and tried anew
 // at each use.
 func OpenStore(o StoreOptions) *Store {
 	if o.History == 0 {
@@ -92,6 +96,12 @@ func OpenStore(o StoreOptions) *Store {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Why == nil {
+		o.Why = error.Error
+	}
+	if o.Shared != nil {
+		return startStore(o, postgres(o.Shared))
 	}
 	return startStore(o, sqlite(o))
 }
@@ -182,8 +192,9 @@ func (s *Store) note(err error) {
 	s.mu.Unlock()
 	switch {
 	case err != nil && !failed:
-		s.opts.Log.Error("the precall history can't be written", "err", err)
-		s.opts.Event(EventStoreFails, "Precall tests can't be kept: "+err.Error()+".", "Make room in data_dir, or repair what the message names. Calls go on; tests are kept again without a restart.")
+		why := s.opts.Why(err)
+		s.opts.Log.Error("the precall history can't be written", "err", why)
+		s.opts.Event(EventStoreFails, "Precall tests can't be kept: "+why+".", "Make room in data_dir, or repair what the message names. Calls go on; tests are kept again without a restart.")
 	case err == nil && failed:
 		s.opts.Log.Info("the precall history is written again")
 		s.opts.Event(EventStoreWorks, "Precall tests are kept again.", "")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3/acme"
+	"golang.org/x/time/rate"
 
 	"hafen/configs"
 )
@@ -35,6 +36,8 @@ type acmeSource struct {
 	cache  *certmagic.Cache
 	config *certmagic.Config
 	decoy  net.Listener
+	shared *shared       // nil: the certificates are this gateway's alone
+	looks  *rate.Limiter // bounds how often strangers make us look for a challenge in the database
 	wake   chan struct{} // a certificate has come: its life may set another pace
 
 	mu       sync.Mutex
@@ -55,7 +58,7 @@ func newACME(s *Store) (*acmeSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &acmeSource{store: s, wake: make(chan struct{}, 1), problems: make(map[string]string)}
+	a := &acmeSource{store: s, wake: make(chan struct{}, 1), problems: make(map[string]string), looks: rate.NewLimiter(5, 20)}
 	if a.decoy, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("tls.source acme: %w", err)
 	}
@@ -77,7 +80,7 @@ func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool) {
 	})
 	a.config = certmagic.New(a.cache, certmagic.Config{
 		DefaultServerName: s.name,
-		Storage:           &certmagic.FileStorage{Path: filepath.Join(s.opts.Config.DataDir, "acme")},
+		Storage:           a.storage(),
 		// The responder is one more host that a DMZ would have to reach, and authorities give it up.
 		OCSP:    certmagic.OCSPConfig{DisableStapling: true},
 		OnEvent: a.onEvent,
@@ -87,11 +90,21 @@ func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool) {
 	a.config.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(a.config, certmagic.ACMEIssuer{
 		CA: o.Directory, Email: o.Email, Agreed: true, // whoever sets tls.source to acme has agreed
 		ExternalAccount: eab, TrustedRoots: roots,
-		DisableHTTPChallenge: !s.opts.HTTP01, DisableDistributedSolvers: true,
+		DisableHTTPChallenge: !s.opts.HTTP01, DisableDistributedSolvers: a.shared == nil,
 		ListenHost: host, AltTLSALPNPort: atoi(port), AltHTTPPort: atoi(port),
 		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // never from the environment
 		Logger:    log,
 	})}
+}
+
+// storage is where certmagic keeps accounts, keys and certificates.
+func (a *acmeSource) storage() certmagic.Storage {
+	dir := filepath.Join(a.store.opts.Config.DataDir, "acme")
+	if a.store.opts.Database == nil {
+		return &certmagic.FileStorage{Path: dir}
+	}
+	a.shared = newShared(a.store.opts.Database, dir)
+	return a.shared
 }
 
 // serveDecoy holds a port that certmagic is told to answer challenges on. certmagic can't be told not to listen, but it
@@ -155,7 +168,33 @@ func externalAccount(o configs.ACME) (*acme.EAB, error) {
 // start loads what there is and orders what is missing, in the background: an authority that is down must not keep the
 // gateway from starting.
 func (a *acmeSource) start(ctx context.Context) error {
-	return a.config.ManageAsync(ctx, a.store.names)
+	err := a.config.ManageAsync(ctx, a.store.names)
+	if err == nil || a.shared == nil {
+		return err
+	}
+	a.store.opts.Log.Warn("certificates could not be looked up in the shared database; it is asked again", "err", err)
+	a.store.wg.Add(1)
+	go func() {
+		defer a.store.wg.Done()
+		a.startLater(ctx)
+	}()
+	return nil
+}
+
+// startLater asks a database that is away until it answers.
+func (a *acmeSource) startLater(ctx context.Context) {
+	ticker := time.NewTicker(sharedTimeout)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			if a.config.ManageAsync(ctx, a.store.names) == nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // maintain renews in time. certmagic looks every ten minutes by itself, which is too seldom for certificates that live hours
@@ -208,7 +247,7 @@ func (a *acmeSource) certificate(hello *tls.ClientHelloInfo, name string) (*tls.
 		return nil, ErrNoName
 	}
 	if slices.Equal(hello.SupportedProtos, []string{acmeProtocol}) {
-		if _, open := certmagic.GetACMEChallenge(name); !open {
+		if !a.mayBeOpen(name) {
 			return nil, errNoChallenge
 		}
 	}
@@ -226,6 +265,15 @@ func (a *acmeSource) certificate(hello *tls.ClientHelloInfo, name string) (*tls.
 	return c, nil
 }
 
+// mayBeOpen tells whether a challenge for one of our names is worth a look: one that this gateway has opened, or, where several share
+// their certificates, perhaps another one. Strangers ask too, so looks at the database are few.
+func (a *acmeSource) mayBeOpen(name string) bool {
+	if _, open := certmagic.GetACMEChallenge(name); open {
+		return true
+	}
+	return a.shared != nil && slices.Contains(a.store.names, name) && a.looks.Allow()
+}
+
 var errNoChallenge = errors.New("no ACME challenge is open for that name")
 
 // serveHTTP01 answers a challenge that is open, and nothing else.
@@ -235,7 +283,7 @@ func (a *acmeSource) serveHTTP01(w http.ResponseWriter, r *http.Request) {
 		host = h
 	}
 	issuer, ok := a.config.Issuers[0].(*certmagic.ACMEIssuer)
-	if _, open := certmagic.GetACMEChallenge(configs.CanonicalHost(host)); !open || !ok || !issuer.HandleHTTPChallenge(w, r) {
+	if !ok || !a.mayBeOpen(configs.CanonicalHost(host)) || !issuer.HandleHTTPChallenge(w, r) {
 		http.NotFound(w, r)
 	}
 }
@@ -283,5 +331,8 @@ func (a *acmeSource) status() []Info {
 
 func (a *acmeSource) close() error {
 	a.cache.Stop()
+	if a.shared != nil {
+		a.shared.close()
+	}
 	return a.decoy.Close()
 }

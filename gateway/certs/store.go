@@ -17,6 +17,7 @@ package certs
 import (
 	"context"
 	"crypto/tls"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,6 +44,8 @@ type Options struct {
 	Addresses []netip.Addr
 	// HTTP01 says that HTTPChallenge is served on port 80, so that the authority may look there too.
 	HTTP01 bool
+	// Database is the PostgreSQL with Schema in it that keeps the certificates of source acme for several gateways. nil: files in data_dir.
+	Database *sql.DB
 
 	Registry prometheus.Registerer // nil: no metrics
 	Log      *slog.Logger          // nil: nothing is logged

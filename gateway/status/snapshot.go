@@ -26,6 +26,8 @@ type Snapshot struct {
 	Limits       []Limit       `json:"limits"`
 	Events       []Event       `json:"events"`
 	Runs         []Run         `json:"precall_runs"`
+	// Peers are all gateways that share the database, this one among them; none where nothing is shared.
+	Peers []Peer `json:"gateways,omitempty"`
 }
 
 // Counts are the live sessions by kind and the bytes relayed since the start.
@@ -125,4 +127,39 @@ type Run struct {
 	Code    string    `json:"code"`
 	Verdict string    `json:"verdict"`
 	Cause   string    `json:"cause,omitempty"`
+}
+
+// Peer is one of the gateways that share a database, as it said of itself last.
+type Peer struct {
+	Name     string        `json:"name"`
+	Host     string        `json:"host"`
+	Self     bool          `json:"self"`
+	Version  string        `json:"version"`
+	Verdict  string        `json:"verdict"`
+	Sentence string        `json:"sentence"`
+	Draining bool          `json:"draining"`
+	Uptime   time.Duration `json:"uptime_ns"`
+	Counts   Counts        `json:"counts"`
+	// Silent is how long ago it was heard of; Missing says that this is too long.
+	Silent  time.Duration `json:"silent_ns"`
+	Missing bool          `json:"missing"`
+}
+
+// Sign is its state as a status word.
+func (p Peer) Sign() string {
+	if p.Missing {
+		return "down"
+	}
+	return p.Verdict
+}
+
+// Words say how it is.
+func (p Peer) Words() string {
+	switch {
+	case p.Missing:
+		return "not heard of for " + p.Silent.Round(time.Second).String()
+	case p.Draining:
+		return "draining"
+	}
+	return p.Sentence
 }

@@ -58,6 +58,16 @@ func WriteText(out io.Writer, s Snapshot) {
 			fmt.Fprintf(out, "  → %s\n", cert.Problem)
 		}
 	}
+	if len(s.Peers) > 0 {
+		fmt.Fprintf(t, "\ngateways\n")
+	}
+	for _, p := range s.Peers {
+		mark := ""
+		if p.Self {
+			mark = "this one"
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%d allocations\t%s\t%s\n", sign(p.Sign()), p.Host, p.Version, p.Counts.Allocations, mark, p.Words())
+	}
 	_ = t.Flush()
 	for _, r := range s.Refused {
 		fmt.Fprintf(out, "\nrefused: %d connections from %s\n  → if these are clients of yours: %s\n", r.Count, r.Network, r.Write)
