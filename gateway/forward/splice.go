@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	idleSize  = 2 << 10  // held while a direction is silent
+	idleSize  = 512      // held while a direction is silent
 	burstSize = 32 << 10 // borrowed while it is not; two TLS records
 	bulkSize  = 4 << 20  // at most, by splice(2), before the counters move
 	pause     = time.Second
@@ -33,6 +33,7 @@ type flow struct {
 	total    prometheus.Counter
 	activity *activity
 	buffers  *sync.Pool // of *[burstSize]byte
+	until    time.Time  // the deadline of src while there is much to move
 }
 
 // run moves first and then everything that src sends, until src ends; that is passed on as a half-close.
@@ -62,7 +63,7 @@ func (f *flow) run(first []byte) error {
 // burst moves bytes while there are many: in the kernel if both ends are sockets, else through a large buffer. Either
 // costs something (a pipe's two descriptors, 32 KiB), so it returns, with nil, when src has paused.
 func (f *flow) burst() error {
-	defer func() { _ = f.src.SetReadDeadline(time.Time{}) }()
+	defer f.calm()
 	step := f.kernel
 	if _, ok := f.src.(*net.TCPConn); !ok || !isTCP(f.dst) {
 		buf := f.buffers.Get().(*[burstSize]byte)
@@ -76,7 +77,7 @@ func (f *flow) burst() error {
 		}
 	}
 	for {
-		_ = f.src.SetReadDeadline(time.Now().Add(pause))
+		f.hurry()
 		n, err := step()
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
@@ -85,6 +86,19 @@ func (f *flow) burst() error {
 			return nil
 		}
 	}
+}
+
+// hurry has the next step end when src pauses. Moving the deadline for every piece would cost more than it is worth.
+func (f *flow) hurry() {
+	if now := time.Now(); f.until.Sub(now) < pause/2 {
+		f.until = now.Add(pause)
+		_ = f.src.SetReadDeadline(f.until)
+	}
+}
+
+func (f *flow) calm() {
+	f.until = time.Time{}
+	_ = f.src.SetReadDeadline(f.until)
 }
 
 func isTCP(c net.Conn) bool {

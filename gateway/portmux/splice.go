@@ -99,10 +99,11 @@ type pump struct {
 	src, dst net.Conn
 	in, out  *atomic.Int64 // counters of Conns whose inside is used directly
 	head     []byte
+	until    time.Time // the deadline of src while it is hot
 }
 
 const (
-	coldSize = 2 << 10  // held while a direction is silent
+	coldSize = 512      // held while a direction is silent
 	hotSize  = 32 << 10 // borrowed while it is not; two TLS records
 	bulkSize = 4 << 20  // at most, by splice(2), before the counters move
 	cooling  = time.Second
@@ -181,7 +182,7 @@ func notEOF(err error) error {
 
 // hot moves bytes while there are many. It returns nil when the source pauses.
 func (p *pump) hot() error {
-	defer func() { _ = p.src.SetReadDeadline(time.Time{}) }()
+	defer p.cool()
 	step := p.kernelStep()
 	if step == nil {
 		buf := hotBuffers.Get().(*hotBuffer)
@@ -195,7 +196,7 @@ func (p *pump) hot() error {
 		}
 	}
 	for {
-		_ = p.src.SetReadDeadline(time.Now().Add(cooling))
+		p.warm()
 		n, err := step()
 		switch {
 		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
@@ -204,6 +205,19 @@ func (p *pump) hot() error {
 			return nil
 		}
 	}
+}
+
+// warm has the next step end when the source pauses. Moving the deadline for every piece would cost more than it is worth.
+func (p *pump) warm() {
+	if now := time.Now(); p.until.Sub(now) < cooling/2 {
+		p.until = now.Add(cooling)
+		_ = p.src.SetReadDeadline(p.until)
+	}
+}
+
+func (p *pump) cool() {
+	p.until = time.Time{}
+	_ = p.src.SetReadDeadline(p.until)
 }
 
 // kernelStep moves bytes by splice(2), if both sides are sockets. The pipe that the kernel copies through costs two

@@ -1,11 +1,17 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -15,6 +21,9 @@ import (
 //	x-7f000001.…                 that address, 4 or 16 bytes in hex
 //	m-7f000001.…                 that address, and one that may be reached
 //	r-7f000001.…                 one that may be reached the first time, that address from then on (rebinding)
+//	c-08080808.…                 an alias of a name elsewhere, which has that address
+//	d-0a140002.…                 the same behind ten aliases
+//	w-0a140002.…                 that address 4,000 times: a TCP answer as large as there can be
 //	none.… / servfail.… / silent.…
 type nameServer struct {
 	mu    sync.Mutex
@@ -43,12 +52,62 @@ func startNameServer(t testing.TB, ns *namespace) *nameServer {
 			if err != nil {
 				return
 			}
-			if answer := s.answer(buf[:n]); answer != nil {
+			answer := s.answer(buf[:n])
+			if len(answer) > 1232 { // what fits into no packet is asked for again over TCP
+				answer = truncated(answer)
+			}
+			if answer != nil {
 				_, _ = pc.WriteToUDPAddrPort(answer, from)
 			}
 		}
 	}()
+	ln, err := ns.listen("tcp", "127.0.0.1:53")
+	must(t, err)
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go s.serveTCP(conn)
+		}
+	}()
 	return s
+}
+
+// serveTCP answers questions that have their length in front (RFC 1035 section 4.2.2).
+func (s *nameServer) serveTCP(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	for {
+		var size [2]byte
+		if _, err := io.ReadFull(conn, size[:]); err != nil {
+			return
+		}
+		query := make([]byte, binary.BigEndian.Uint16(size[:]))
+		if _, err := io.ReadFull(conn, query); err != nil {
+			return
+		}
+		answer := s.answer(query)
+		if answer == nil {
+			continue
+		}
+		if _, err := conn.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...)); err != nil {
+			return
+		}
+	}
+}
+
+// truncated is an answer without its records and with the flag that says so.
+func truncated(answer []byte) []byte {
+	var m dnsmessage.Message
+	if m.Unpack(answer) != nil {
+		return nil
+	}
+	m.Truncated, m.Answers = true, nil
+	b, _ := m.Pack() // it was packed before
+	return b
 }
 
 func (s *nameServer) answer(query []byte) []byte {
@@ -66,8 +125,14 @@ func (s *nameServer) answer(query []byte) []byte {
 		Header:    dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true, RCode: dnsmessage.RCode(code)},
 		Questions: m.Questions,
 	}
+	owner := q.Name
+	for i := range aliases(name) {
+		next := dnsmessage.MustNewName(fmt.Sprintf("alias%d.elsewhere.example.", i))
+		h := dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET}
+		out.Answers, owner = append(out.Answers, dnsmessage.Resource{Header: h, Body: &dnsmessage.CNAMEResource{CNAME: next}}), next
+	}
 	for _, a := range addrs {
-		h := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 0}
+		h := dnsmessage.ResourceHeader{Name: owner, Class: dnsmessage.ClassINET, TTL: 0}
 		switch {
 		case a.Is4() && q.Type == dnsmessage.TypeA:
 			out.Answers = append(out.Answers, dnsmessage.Resource{Header: h, Body: &dnsmessage.AResource{A: a.As4()}})
@@ -80,6 +145,17 @@ func (s *nameServer) answer(query []byte) []byte {
 		return nil
 	}
 	return b
+}
+
+// aliases is behind how many other names the address of a name is.
+func aliases(name string) int {
+	switch {
+	case strings.HasPrefix(name, "c-"):
+		return 1
+	case strings.HasPrefix(name, "d-"):
+		return 10
+	}
+	return 0
 }
 
 // lookup finds what to answer; a negative code is silence.
@@ -106,6 +182,8 @@ func (s *nameServer) lookup(name string, typ dnsmessage.Type) ([]netip.Addr, int
 	switch kind {
 	case "m":
 		return []netip.Addr{a, good}, 0
+	case "w":
+		return slices.Repeat([]netip.Addr{a}, 4000), 0
 	case "r":
 		if typ == dnsmessage.TypeA {
 			s.asked[name]++
@@ -117,7 +195,7 @@ func (s *nameServer) lookup(name string, typ dnsmessage.Type) ([]netip.Addr, int
 	return []netip.Addr{a}, 0
 }
 
-// set gives a name an address.
+// set gives a name an address, whatever it was before.
 func (s *nameServer) set(name, addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,9 +3,9 @@
 //
 //	go run ./cmd/internal/bench/proxy [-rounds 3] [-json] [-hafen bin/hafen]
 //
-// Everything runs in a network namespace of its own, on its loopback, so it needs root. Each round starts the three programs anew and
-// measures one after the other, in changing order. CPU is the process's own (user and system), so a busy machine disturbs it little;
-// memory is what the process grew by (RSS). The table has the medians of the rounds. A message is 100 bytes there and back.
+// Everything runs in a network namespace of its own, on its loopback, so it needs root. Each round starts the programs anew. Under load
+// they take turns of less than a second, so that whatever else the machine does falls on both alike. CPU is the process's own (user and
+// system); memory is what the process grew by (RSS). The table has the medians of the rounds. A message is 100 bytes there and back.
 package main
 
 import (
@@ -57,7 +57,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	flags.IntVar(&o.window, "window", 256<<10, "bytes under way on each of these")
 	flags.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	flags.StringVar(&o.only, "only", "", "one part alone: websocket, poll, connect, bulk")
-	flags.StringVar(&o.profile, "profile", "", "write CPU profiles of the gateway under load into this directory")
+	flags.StringVar(&o.profile, "profile", "", "write profiles of the gateway into this directory: its CPU under load, its heap beside idle connections")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}

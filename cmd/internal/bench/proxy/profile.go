@@ -17,7 +17,8 @@ func fetchProfile(socket, dir, name string, d time.Duration) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := writeProfile(socket, filepath.Join(dir, fileName(name)), d); err != nil {
+		what := fmt.Sprintf("profile?seconds=%d", max(1, int(d.Seconds())))
+		if err := writeProfile(socket, what, filepath.Join(dir, fileName(name))); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: profile:", err)
 		}
 	}()
@@ -35,11 +36,11 @@ func fileName(name string) string {
 	return strings.Trim(strings.Map(keep, name[:min(len(name), 30)]), "-") + ".pprof"
 }
 
-func writeProfile(socket, file string, d time.Duration) error {
+func writeProfile(socket, what, file string) error {
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
-	res, err := client.Get(fmt.Sprintf("http://hafen/debug/pprof/profile?seconds=%d", max(1, int(d.Seconds()))))
+	res, err := client.Get("http://hafen/debug/pprof/" + what)
 	if err != nil {
 		return err
 	}
