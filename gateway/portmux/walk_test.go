@@ -287,9 +287,7 @@ func TestAbuse_D01_D02_D03(t *testing.T) {
 	if _, err := handshake(func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768} }); err != nil {
 		t.Errorf("X25519MLKEM768 alone: %v", err)
 	}
-	if tm.counted(t, "hafen_tls_handshakes_total", "failed") != 6 {
-		t.Error("failed handshakes are not counted")
-	}
+	eventually(t, "failed handshakes to be counted", func() bool { return tm.counted(t, "hafen_tls_handshakes_total", "failed") == 6 })
 }
 
 // TestAbuse_D12: sessions are resumed, since the config is one pointer, and never with early data.
