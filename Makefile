@@ -71,7 +71,7 @@ bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside
 	$(GO) run ./cmd/internal/bench/relay -part narrow $(BENCHFLAGS)
 
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
-	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestThroughCONNECT$$' ./cmd/hafen/e2e
+	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
 long: deps ## what takes minutes: a region that comes nearer, seen by a running call (root)
 	$(GO) test -count=1 -timeout 20m -v -run '^TestNearestMoves$$' ./cmd/hafen/e2e -long
