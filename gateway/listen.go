@@ -80,12 +80,17 @@ type socket struct {
 	place
 	tcp net.Listener
 	udp *net.UDPConn
+	// stop ends the serving of udp, whose socket the relay has taken over; nil: it is not served.
+	stop context.CancelFunc
 }
 
 // place is where the configuration has something listened on.
 type place struct{ key, network, addr string }
 
 func (s *socket) close() {
+	if s.stop != nil {
+		s.stop()
+	}
 	if s.udp != nil {
 		_ = s.udp.Close()
 		return
@@ -171,9 +176,11 @@ func (g *Gateway) makeServers() {
 
 // goServe serves a socket until it is closed.
 func (g *Gateway) goServe(s *socket) {
+	ctx, stop := context.WithCancel(context.Background())
+	s.stop = stop
 	g.goUntilStop(func() error {
 		if s.udp != nil {
-			return g.relay.ServePacket(s.udp)
+			return g.relay.ServePacket(ctx, s.udp)
 		}
 		return g.serve[s.key](s.tcp)
 	})

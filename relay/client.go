@@ -18,19 +18,42 @@ func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
 		below, rest := d.Detach()
 		conn, head = below, append(head[:len(head):len(head)], rest...)
 	}
-	st := newStream(conn, s.config().Relay.Queue.MaxAge, s.metrics)
-	st.owner = owner
+	l, err := s.loops.pick()
+	if err != nil {
+		_ = owner.Close()
+		return errClosing
+	}
+	c.loop = l
+	st := newStream(l, conn, s.config().Relay.Queue.MaxAge, s.metrics)
+	st.own(owner)
 	ses := s.newSession(c)
 	ses.leg, ses.stream = st, st
-	st.lost = func(err error) { ses.end(&failure{"err_client", err}) }
+	st.lost = func(err error) { ses.endSoon(&failure{"err_client", err}) }
 	s.begin(ses)
+	ses.end(ses.carry(head))
+	st.wait()
+	return ses.reason()
+}
 
+// carry reads the client's stream until it or the session has ended; nil: the client ended it.
+func (ses *session) carry(head []byte) error {
 	r := &clientReader{session: ses, frames: frameReader{strict: true}}
 	r.take = r.takeFrame
-	ses.end(r.read(head))
-	st.wait()
-	r.frames.release()
-	return ses.reason()
+	if len(head) > 0 {
+		if err := r.feed(head); err != nil {
+			return err
+		}
+	}
+	over := make(chan error, 1)
+	if err := ses.stream.start(r.read, func(err error) { over <- err }); err != nil {
+		return err
+	}
+	select {
+	case err := <-over:
+		return err
+	case <-ses.over:
+		return nil
+	}
 }
 
 // begin puts a session into the table, where Close finds it.
@@ -65,19 +88,12 @@ type clientReader struct {
 	take    func(frame []byte) error
 }
 
-// read reads until the stream ends; nil: the client ended it.
-func (r *clientReader) read(head []byte) error {
-	if len(head) > 0 {
-		if err := r.feed(head); err != nil {
-			return err
-		}
-	}
-	return r.session.stream.receive(func(buf *readBuffer, n int) error {
-		r.msgs = buf.msgs[:0]
-		err := r.feed(buf.bytes[:n])
-		buf.msgs, r.msgs = r.msgs, nil
-		return err
-	})
+// read is the stream's take.
+func (r *clientReader) read(buf *readBuffer, n int) error {
+	r.msgs = buf.msgs[:0]
+	err := r.feed(buf.bytes[:n])
+	buf.msgs, r.msgs = r.msgs, nil
+	return err
 }
 
 // feed works on what was read last. Nothing of b is kept.

@@ -176,9 +176,8 @@ func (c *cloudAddress) send(peer netip.AddrPort, number uint16, data []byte) {
 	c.relay.buffers.put(buf)
 }
 
-// receive reads what the region sends until the uplink ends.
-func (c *cloudAddress) receive() {
-	err := c.up.receive()
+// over is told that the uplink has ended.
+func (c *cloudAddress) over(err error) {
 	c.lose(&failure{"err_upstream", fmt.Errorf("the uplink ended: %w", err)})
 }
 

@@ -14,6 +14,7 @@ import (
 
 // rig is an engine with a clock of the test's, an authority, and a backend whose relayed addresses swallow what is sent to them.
 type rig struct {
+	loop *loop
 	testing.TB
 	engine *engine
 	auth   authority
@@ -66,6 +67,11 @@ func newRigFor(t testing.TB, v6 bool, change ...func(*engineOptions)) *rig {
 	for _, f := range change {
 		f(&o)
 	}
+	var err error
+	if r.loop, err = newLoop(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.loop.close)
 	r.engine = startEngine(o)
 	t.Cleanup(r.engine.close)
 	return r
@@ -148,7 +154,7 @@ func (r *rig) client(addr, via string) *rawClient {
 	c := &rawClient{rig: r}
 	c.username, c.password = r.auth.mint("alice", r.clock.Now().Add(5*time.Minute))
 	local := net.TCPAddrFromAddrPort(netip.AddrPortFrom(r.relayIP, 443))
-	c.tuple = r.engine.open(Client{Addr: netip.MustParseAddrPort(addr), Local: local, Via: via}, func(msg []byte) {
+	c.tuple = r.engine.open(Client{Addr: netip.MustParseAddrPort(addr), Local: local, Via: via, loop: r.loop}, func(msg []byte) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.got = append(c.got, append([]byte(nil), msg...))

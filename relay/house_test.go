@@ -104,7 +104,7 @@ func (h *house) listen() {
 	h.wg.Add(3)
 	go h.accept(h.tcp, nil)
 	go h.accept(h.tls, &tls.Config{Certificates: []tls.Certificate{cert}})
-	go func() { defer h.wg.Done(); _ = h.ServePacket(h.udp) }()
+	go func() { defer h.wg.Done(); _ = h.ServePacket(context.Background(), h.udp) }()
 }
 
 func (h *house) accept(l net.Listener, config *tls.Config) {

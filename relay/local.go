@@ -247,26 +247,26 @@ func markTOS(fd, tos int) {
 
 // start puts a socket to work for an allocation.
 func (l *localRelay) start(a *allocation, conn, next *net.UDPConn) (*localAddress, error) {
-	raw, err := conn.SyscallConn()
+	bound := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+	r := &localAddress{relay: l, allocation: a, announced: l.announce(bound)}
+	d, err := a.tuple.client.loop.adopt(conn, r)
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
-	bound := conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
-	r := &localAddress{relay: l, allocation: a, conn: conn, socket: &datagrams{raw: raw}, announced: l.announce(bound)}
+	r.socket = &datagrams{descriptor: d}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if next != nil {
 		r.token = l.keep(next)
 	}
-	if l.closed {
-		_ = conn.Close()
+	if l.closed || d.loop.watch(d) != nil {
+		d.close()
 		return nil, &turnError{code: codeInsufficientCapacity, why: "the gateway is closing"}
 	}
 	l.live[r.announced] = r
 	l.announced[r.announced.Addr()], l.announced[bound.Addr()] = true, true
-	l.wg.Go(r.receive)
 	if !l.watching {
 		l.watching = true
 		l.watch()

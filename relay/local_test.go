@@ -430,7 +430,13 @@ func TestPeerPolicy(t *testing.T) {
 // serveOwnStreams serves stream clients by the engine alone.
 func serveOwnStreams(t *testing.T, e *engine) net.Listener {
 	t.Helper()
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.close)
 	return serveStreams(t, func(c Client, send func([]byte)) func([]byte) engineSession {
+		c.loop = l
 		session := e.open(c, send)
 		return func([]byte) engineSession { return session }
 	})

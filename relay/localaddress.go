@@ -2,9 +2,7 @@ package relay
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +12,6 @@ import (
 type localAddress struct {
 	relay      *localRelay
 	allocation *allocation
-	conn       *net.UDPConn
 	socket     *datagrams
 	announced  netip.AddrPort
 	token      []byte // RESERVATION-TOKEN of the port behind it
@@ -95,28 +92,11 @@ func source(name *unix.RawSockaddrInet6) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// receive hands what peers send to the allocation until the socket is closed. Buffers are held only while there is something in them.
-func (r *localAddress) receive() {
-	var b *relayBatch
-	var n int
-	var err error
-	read := func(fd uintptr) bool {
-		b = relayBatches.Get().(*relayBatch)
-		if n, err = b.receive(fd); err == unix.EAGAIN {
-			relayBatches.Put(b)
-			return false
-		}
-		return true
-	}
-	for {
-		if closed := r.socket.raw.Read(read); closed != nil {
-			return
-		}
-		// Any other error is one of a datagram sent before, reported late; the socket goes on.
-		if err == nil {
-			r.take(b, n)
-		}
-		relayBatches.Put(b)
+// ready implements pollable: packets of peers are there. An error is one of a datagram sent before, reported late.
+func (r *localAddress) ready(bool, bool) {
+	b := r.socket.loop.relayed
+	if n, err := b.receive(r.socket); err == nil {
+		r.take(b, n)
 	}
 }
 
@@ -136,7 +116,7 @@ func (r *localAddress) close() {
 	r.relay.mu.Lock()
 	delete(r.relay.live, r.announced)
 	r.relay.mu.Unlock()
-	_ = r.conn.Close()
+	r.socket.close()
 }
 
 // maxPeerPacket is the longest packet of a peer's that a client can be given in one message.
@@ -153,7 +133,7 @@ type relayBatch struct {
 // relayBatchSize is smaller than batchSize: what arrives here is one peer's, or a few.
 const relayBatchSize = 16
 
-var relayBatches = sync.Pool{New: func() any {
+func newRelayBatch() *relayBatch {
 	b := new(relayBatch)
 	for i := range b.hdr {
 		room := b.buf[i][headroom : maxFrame-tailroom]
@@ -165,14 +145,14 @@ var relayBatches = sync.Pool{New: func() any {
 		h.Name = (*byte)(unsafe.Pointer(&b.name[i]))
 	}
 	return b
-}}
+}
 
-func (b *relayBatch) receive(fd uintptr) (int, error) {
+func (b *relayBatch) receive(d *datagrams) (int, error) {
 	for i := range b.hdr {
 		b.hdr[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		b.hdr[i].hdr.Flags = 0
 	}
-	n, err := recvmmsg(fd, b.hdr[:])
+	n, err := d.recvmmsg(b.hdr[:])
 	for i := range n {
 		if b.hdr[i].hdr.Flags&unix.MSG_TRUNC != 0 {
 			b.hdr[i].n = maxFrame // cut off: take will drop it

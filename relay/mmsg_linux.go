@@ -1,8 +1,8 @@
 package relay
 
 import (
+	"net"
 	"sync"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +20,7 @@ type mmsghdr struct {
 // controlSize holds one IPV6_PKTINFO message.
 const controlSize = 40
 
-// packetBatch is what one recvmmsg returns. Its pointers lead into itself, so it is made once and pooled.
+// packetBatch is what one recvmmsg returns. Its pointers lead into itself; a loop has one.
 type packetBatch struct {
 	hdr  [batchSize]mmsghdr
 	iov  [batchSize]unix.Iovec
@@ -28,20 +28,24 @@ type packetBatch struct {
 	msgs [batchSize][]byte
 }
 
-var packetBatches = sync.Pool{New: func() any {
+func newPacketBatch() *packetBatch {
 	b := new(packetBatch)
+	b.point()
+	return b
+}
+
+func (b *packetBatch) point() {
 	for i := range b.hdr {
 		b.iov[i].Base = &b.buf[i][0]
 		b.iov[i].SetLen(len(b.buf[i]))
 		b.hdr[i].hdr.Iov = &b.iov[i]
 		b.hdr[i].hdr.SetIovlen(1)
 	}
-	return b
-}}
+}
 
 // receive reads what waits in a connected socket, without blocking. What is too long comes as nil.
-func (b *packetBatch) receive(fd uintptr) ([][]byte, error) {
-	n, err := recvmmsg(fd, b.hdr[:])
+func (b *packetBatch) receive(d *datagrams) ([][]byte, error) {
+	n, err := d.recvmmsg(b.hdr[:])
 	for i := range n {
 		b.msgs[i] = nil
 		if size := int(b.hdr[i].n); size <= maxFrame {
@@ -58,31 +62,34 @@ type addressedBatch struct {
 	control [batchSize][controlSize]byte
 }
 
-var addressedBatches = sync.Pool{New: func() any {
+func newAddressedBatch() *addressedBatch {
 	b := new(addressedBatch)
+	b.point()
 	for i := range b.hdr {
-		b.iov[i].Base = &b.buf[i][0]
-		b.iov[i].SetLen(len(b.buf[i]))
 		h := &b.hdr[i].hdr
-		h.Iov = &b.iov[i]
-		h.SetIovlen(1)
 		h.Name = (*byte)(unsafe.Pointer(&b.name[i]))
 		h.Control = &b.control[i][0]
 	}
 	return b
-}}
+}
 
-func (b *addressedBatch) receive(fd uintptr) ([][]byte, error) {
+func (b *addressedBatch) receive(d *datagrams) ([][]byte, error) {
 	for i := range b.hdr {
 		b.hdr[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		b.hdr[i].hdr.SetControllen(controlSize)
 	}
-	return b.packetBatch.receive(fd)
+	return b.packetBatch.receive(d)
 }
 
-func recvmmsg(fd uintptr, hdrs []mmsghdr) (int, error) {
+// recvmmsg is for the socket's loop.
+func (d *datagrams) recvmmsg(hdrs []mmsghdr) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
+		if d.closed {
+			return 0, net.ErrClosed
+		}
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(d.fd), uintptr(unsafe.Pointer(&hdrs[0])), uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil
@@ -99,14 +106,7 @@ type sendBatch struct {
 	iov [batchSize]unix.Iovec
 }
 
-var sendBatches = sync.Pool{New: func() any {
-	b := new(sendBatch)
-	for i := range b.hdr {
-		b.hdr[i].hdr.Iov = &b.iov[i]
-		b.hdr[i].hdr.SetIovlen(1)
-	}
-	return b
-}}
+var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 
 // destination is where an unconnected socket sends to, and from which of the machine's addresses.
 type destination struct {
@@ -117,24 +117,43 @@ type destination struct {
 }
 
 // send sends up to batchSize datagrams without blocking and tells how many went. to nil: the socket is connected.
-func (b *sendBatch) send(fd uintptr, msgs [][]byte, to *destination) (int, error) {
+func (b *sendBatch) send(fd int, msgs [][]byte, to *destination) (int, error) {
 	msgs = msgs[:min(len(msgs), batchSize)]
 	for i, msg := range msgs {
-		h := &b.hdr[i].hdr
-		b.iov[i].Base = unsafe.SliceData(msg)
-		b.iov[i].SetLen(len(msg))
-		h.Name, h.Namelen, h.Control = nil, 0, nil
-		h.SetControllen(0)
-		if to != nil {
-			h.Name, h.Namelen = (*byte)(unsafe.Pointer(&to.name)), to.nameLen
-			if to.controlLen > 0 {
-				h.Control = &to.control[0]
-				h.SetControllen(to.controlLen)
-			}
-		}
+		b.address(i, msg, to)
 	}
+	return b.sendmmsg(fd, len(msgs))
+}
+
+// sendEach sends each datagram to a destination of its own.
+func (b *sendBatch) sendEach(fd int, msgs [][]byte, to []destination) (int, error) {
+	for i, msg := range msgs {
+		b.address(i, msg, &to[i])
+	}
+	return b.sendmmsg(fd, len(msgs))
+}
+
+// address fills in the header of one datagram.
+func (b *sendBatch) address(i int, msg []byte, to *destination) {
+	h := &b.hdr[i].hdr
+	b.iov[i].Base = unsafe.SliceData(msg)
+	b.iov[i].SetLen(len(msg))
+	h.Iov, h.Name, h.Namelen, h.Control = &b.iov[i], nil, 0, nil
+	h.SetIovlen(1)
+	h.SetControllen(0)
+	if to == nil {
+		return
+	}
+	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&to.name)), to.nameLen
+	if to.controlLen > 0 {
+		h.Control = &to.control[0]
+		h.SetControllen(to.controlLen)
+	}
+}
+
+func (b *sendBatch) sendmmsg(fd, count int) (int, error) {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.hdr[0])), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.hdr[0])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil
@@ -143,61 +162,4 @@ func (b *sendBatch) send(fd uintptr, msgs [][]byte, to *destination) (int, error
 			return 0, errno
 		}
 	}
-}
-
-// datagrams is a UDP socket that is read and written in batches.
-type datagrams struct {
-	raw syscall.RawConn
-}
-
-// writes are what one sendAll keeps between calls of its callback, so that none of it is allocated anew.
-type datagramWrite struct {
-	batch *sendBatch
-	msgs  [][]byte
-	to    *destination
-	sent  int
-	err   error
-	call  func(fd uintptr) bool
-}
-
-var datagramWrites = sync.Pool{New: func() any {
-	w := new(datagramWrite)
-	w.call = func(fd uintptr) bool {
-		w.run(fd)
-		return true // never wait: a datagram that the socket has no room for is lost, as datagrams are
-	}
-	return w
-}}
-
-func (w *datagramWrite) run(fd uintptr) {
-	for len(w.msgs) > 0 {
-		n, err := w.batch.send(fd, w.msgs, w.to)
-		w.sent += n
-		w.msgs = w.msgs[n:]
-		switch {
-		case err == unix.EAGAIN, err == unix.ENOBUFS:
-			w.err = err
-			return
-		case err != nil:
-			// An ICMP error of an earlier datagram, or one that this datagram itself causes (EMSGSIZE, EPERM): the next may go.
-			w.err = err
-			w.msgs = w.msgs[1:]
-		}
-	}
-}
-
-// send sends all of msgs as far as the socket takes them, never waiting, and tells how many went.
-func (d *datagrams) send(msgs [][]byte, to *destination) (int, error) {
-	w := datagramWrites.Get().(*datagramWrite)
-	w.batch = sendBatches.Get().(*sendBatch)
-	w.msgs, w.to, w.sent, w.err = msgs, to, 0, nil
-	err := d.raw.Write(w.call)
-	sent := w.sent
-	if err == nil {
-		err = w.err
-	}
-	sendBatches.Put(w.batch)
-	w.batch, w.msgs, w.to = nil, nil, nil
-	datagramWrites.Put(w)
-	return sent, err
 }

@@ -59,6 +59,8 @@ type Client struct {
 	AskedHost string
 	// Established is called once, when the client has won an allocation. nil: nobody wants to know.
 	Established func()
+
+	loop *loop // that has its sockets
 }
 
 // Options are the world of a Server.
@@ -90,6 +92,7 @@ type Server struct {
 	engine    *engine
 	table     *table
 	strangers *strangers
+	loops     loops
 
 	endings  *rate.Limiter // log lines of clients that never had an allocation
 	unlogged atomic.Int64
@@ -205,6 +208,7 @@ func (s *Server) Close() error {
 	s.wg.Wait()
 	if first {
 		s.engine.close()
+		s.loops.close()
 	}
 	return nil
 }

@@ -110,6 +110,7 @@ type session struct {
 	refusal     error // why a region, or we, refused the client
 	ended       bool
 	established sync.Once
+	over        chan struct{} // closed when the session has ended
 }
 
 // testLeg is the test relay's side of a client that it has taken over.
@@ -117,7 +118,7 @@ type testLeg struct{ engineSession }
 
 func (s *Server) newSession(c Client) *session {
 	now := s.now()
-	return &session{server: s, client: c, started: now, deadline: now.Add(AllocateTimeout), bounds: s.newBounds()}
+	return &session{server: s, client: c, started: now, deadline: now.Add(AllocateTimeout), bounds: s.newBounds(), over: make(chan struct{})}
 }
 
 func (ses *session) inPhase(p phase) bool { return phase(ses.phase.Load()) == p }
@@ -149,7 +150,7 @@ func (ses *session) fromClient(msgs [][]byte) {
 	}
 	if err := up.send(msgs); errors.Is(err, syscall.ECONNREFUSED) {
 		up.suspect()
-		ses.end(&failure{"err_upstream", err})
+		ses.endSoon(&failure{"err_upstream", err})
 	}
 }
 
@@ -285,7 +286,7 @@ func (ses *session) own() *testLeg {
 	if t := ses.test.Load(); t != nil || !ses.server.answersItself() {
 		return t
 	}
-	t := &testLeg{ses.server.serveOwn(ses.client, ses.fromTest, ses.regionDied)}
+	t := &testLeg{ses.server.serveOwn(ses.client, ses.fromTest, ses.endSoon)}
 	ses.mu.Lock()
 	if !ses.ended {
 		ses.test.Store(t)
@@ -374,7 +375,7 @@ func (ses *session) open() {
 			ses.notOpened(err)
 			return
 		}
-		up, err := newUpstream(ses.server, ses, link)
+		up, err := newUpstream(ses.server, ses.client.loop, ses, link)
 		if err != nil {
 			_ = link.Close()
 			ses.notOpened(err)
@@ -384,7 +385,7 @@ func (ses *session) open() {
 	}()
 }
 
-// opened sends what has waited, and begins to read; it returns when the uplink has ended.
+// opened sends what has waited, and begins to read.
 func (ses *session) opened(up *upstream) {
 	ses.mu.Lock()
 	if ses.ended || ses.test.Load() != nil {
@@ -399,25 +400,32 @@ func (ses *session) opened(up *upstream) {
 	}
 	ses.up.Store(up)
 	ses.mu.Unlock()
-	up.whenDead(ses.regionDied)
+	up.whenDead(ses.endSoon)
+	err := up.start(func(err error) {
+		if ses.up.Load() == up {
+			ses.endSoon(fmt.Errorf("the uplink ended: %w", err))
+		}
+	})
+	if err != nil {
+		ses.endSoon(fmt.Errorf("the uplink: %w", err))
+		return
+	}
 	if len(held) > 0 {
 		ses.fromClient(held)
 	}
-	err := up.receive()
-	up.close()
-	if ses.up.Load() == up {
-		ses.end(&failure{"err_upstream", fmt.Errorf("the uplink ended: %w", err)})
-	}
 }
 
-func (ses *session) regionLost(err error) { ses.end(&failure{"err_upstream", err}) }
+func (ses *session) regionLost(err error) { ses.endSoon(err) }
 
-// regionDied is called by the region's watch, which must not wait for sockets.
-func (ses *session) regionDied(cause error) {
+// endSoon ends the session through no doing of its client, beside: whoever finds out must not wait.
+func (ses *session) endSoon(cause error) {
+	if statusOf(cause) == "" {
+		cause = &failure{"err_upstream", cause}
+	}
 	if ses.server.enter() {
 		go func() {
 			defer ses.server.wg.Done()
-			ses.end(&failure{"err_upstream", cause})
+			ses.end(cause)
 		}()
 	}
 }
@@ -568,7 +576,8 @@ func (ses *session) countDown(packets, bytes int) {
 	ses.server.metrics.bytesDown.Add(float64(bytes))
 }
 
-// end ends the session; the first call counts. err nil: as it should be. It is not for the callbacks of a socket.
+// end ends the session; the first call counts. err nil: as it should be. It may take a moment: a loop has it
+// done by endSoon.
 func (ses *session) end(err error) {
 	ses.mu.Lock()
 	if ses.ended {
@@ -583,6 +592,7 @@ func (ses *session) end(err error) {
 	cancel, up := ses.opening, ses.up.Load()
 	ses.held, ses.requests.list = nil, nil
 	ses.mu.Unlock()
+	defer close(ses.over)
 	ses.server.table.remove(ses)
 	if cancel != nil {
 		cancel()

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -588,7 +589,7 @@ func TestServerClosed(t *testing.T) {
 	if err := h.ServeStream(two, nil, Client{Via: "tcp"}); statusOf(err) != "err_limit" {
 		t.Errorf("after Close: %v", err)
 	}
-	if err := h.ServePacket(listenUDP(t, "127.0.0.1:0")); statusOf(err) != "err_limit" {
+	if err := h.ServePacket(context.Background(), listenUDP(t, "127.0.0.1:0")); statusOf(err) != "err_limit" {
 		t.Errorf("after Close: %v", err)
 	}
 }

@@ -4,8 +4,8 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,80 +30,82 @@ func (wouldBlockError) Temporary() bool { return true }
 
 var errWouldBlock error = wouldBlockError{}
 
-// socket is a TCP socket that never blocks: the layer beneath TLS, or the stream itself.
+// socket is a TCP socket of a loop: the layer beneath TLS, or the stream itself. It never blocks.
 //
-// A read says errWouldBlock when there is nothing. A write is always taken whole, since TLS is broken for ever by half a record;
-// what the kernel does not take is kept, and is to be flushed when the socket has become writable. Read may be called in the
-// callback of raw.Read only: there, the descriptor is sure to be the connection's.
+// Reading is in two steps: fill takes what the kernel has, and Read hands it on until it says errWouldBlock, without a system call.
+// A write is always taken whole, since TLS is broken for ever by half a record; what the kernel does not take is kept, and is to be
+// flushed when the socket has become writable.
 type socket struct {
-	raw syscall.RawConn
-	fd  int
+	*descriptor // its lock is the writers': the stream, and TLS answering from within a read
 
-	mu        sync.Mutex // writers: the stream, and TLS answering from within a read
+	filled []byte // read from the kernel, and not handed on
+	ended  error  // behind that; nil: it goes on
+
 	unwritten []byte
 	corked    bool // what is written is kept until uncork
-	awaited   bool // somebody waits for the socket to become writable, and writes then
+	awaited   bool // the loop tells when the socket becomes writable
 	failed    error
 	written   int64 // bytes, ever
 
-	// What the callbacks of raw work on, made once so that no call allocates.
-	poll      [1]unix.PollFd
-	writing   []byte
-	underway  int
-	full      bool // of bytes that the kernel has not sent yet
-	info      pathInfo
-	count     func(fd uintptr)
-	inform    func(fd uintptr)
-	tryWrite  func(fd uintptr) bool
-	waitWrite func(fd uintptr) bool
+	poll [1]unix.PollFd
+	info pathInfo
 }
 
 // newSocket takes the TCP connection beneath conn over; nil when there is none.
-func newSocket(conn net.Conn) *socket {
-	sc := socketOf(conn)
-	if sc == nil {
+func newSocket(l *loop, conn net.Conn, user pollable) *socket {
+	tcp, ok := beneath(conn).(*net.TCPConn)
+	if !ok || l == nil {
 		return nil
 	}
-	if _, ok := sc.(*net.UnixConn); ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
+	d, err := l.adopt(tcp, user)
 	if err != nil {
 		return nil
 	}
-	k := &socket{raw: raw, fd: -1}
-	err = raw.Control(func(fd uintptr) {
-		k.fd = int(fd)
-		// Both are wishes: without them the queue is longer, and a dead client found later.
-		_ = unix.SetsockoptInt(k.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
-		_ = unix.SetsockoptInt(k.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(clientUserTimeout.Milliseconds()))
-	})
-	if err != nil || k.fd < 0 {
-		return nil
-	}
-	k.count = func(fd uintptr) { k.countUnderway(int(fd)) }
-	k.inform = func(fd uintptr) { k.askPath(int(fd)) }
-	k.tryWrite = func(fd uintptr) bool { k.write(int(fd)); return true }
-	k.waitWrite = func(fd uintptr) bool { return k.ready(int(fd)) }
-	return k
+	// Both are wishes: without them the queue is longer, and a dead client found later.
+	_ = unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+	_ = unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(clientUserTimeout.Milliseconds()))
+	return &socket{descriptor: d}
 }
 
-// Read reads what there is. Only in the callback of raw.Read.
-func (k *socket) Read(p []byte) (int, error) {
-	for {
-		n, err := unix.Read(k.fd, p)
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return 0, errWouldBlock
-		case err != nil:
-			return 0, err
-		case n == 0 && len(p) > 0:
-			return 0, io.EOF
-		default:
-			return n, nil
-		}
+// fill reads what the kernel has into buf. Only its loop may, and what was filled before must have been read.
+func (k *socket) fill(buf []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		k.ended = net.ErrClosed
+		return
 	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(k.fd), uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)),
+			unix.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+			continue
+		case errno == unix.EAGAIN:
+		case errno != 0:
+			k.ended = errno
+		case n == 0:
+			k.ended = io.EOF
+		default:
+			k.filled = buf[:n]
+		}
+		return
+	}
+}
+
+// Read hands on what was filled.
+func (k *socket) Read(p []byte) (int, error) {
+	switch {
+	case len(k.filled) > 0:
+		n := copy(p, k.filled)
+		if k.filled = k.filled[n:]; len(k.filled) == 0 {
+			k.filled = nil
+		}
+		return n, nil
+	case k.ended != nil:
+		return 0, k.ended
+	}
+	return 0, errWouldBlock
 }
 
 // Write takes all of p; an error means that the connection is lost.
@@ -160,37 +162,42 @@ func (k *socket) cork() {
 
 func (k *socket) uncork() error {
 	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.corked = false
-	k.mu.Unlock()
-	_, err := k.flush()
-	return err
+	k.push()
+	return k.failed
 }
 
-// attempt writes what the kernel takes of p, and returns what it does not.
+// attempt writes what the kernel takes of p, and returns what it does not. The caller has the lock.
 func (k *socket) attempt(p []byte) []byte {
-	k.writing = p
-	err := k.raw.Write(k.tryWrite)
-	rest := k.writing
-	k.writing = nil
-	if err != nil && k.failed == nil {
-		k.failed = err
+	for len(p) > 0 && !k.closed {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(k.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			p = p[n:]
+			k.written += int64(n)
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return p
+		default:
+			k.failed = errno
+			return p
+		}
 	}
-	return rest
+	if k.closed && k.failed == nil {
+		k.failed = net.ErrClosed
+	}
+	return p
 }
 
-func (k *socket) write(fd int) {
-	for len(k.writing) > 0 {
-		n, err := unix.Write(fd, k.writing)
-		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
-			return
-		case err != nil:
-			k.failed = err
-			return
-		default:
-			k.writing = k.writing[n:]
-			k.written += int64(n)
+// push writes what was kept. The caller has the lock.
+func (k *socket) push() {
+	if len(k.unwritten) > 0 && k.failed == nil && !k.awaited {
+		rest := k.attempt(k.unwritten)
+		k.unwritten = k.unwritten[:copy(k.unwritten, rest)]
+		if len(rest) == 0 || k.failed != nil {
+			k.forget()
 		}
 	}
 }
@@ -199,13 +206,7 @@ func (k *socket) write(fd int) {
 func (k *socket) flush() (done bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.unwritten) > 0 && k.failed == nil && !k.awaited {
-		rest := k.attempt(k.unwritten)
-		k.unwritten = k.unwritten[:copy(k.unwritten, rest)]
-		if len(rest) == 0 || k.failed != nil {
-			k.forget()
-		}
-	}
+	k.push()
 	return len(k.unwritten) == 0, k.failed
 }
 
@@ -217,29 +218,21 @@ func (k *socket) kept() bool {
 }
 
 // progress tells how many bytes were written, and how many of them are not acknowledged yet. full: the kernel holds so many unsent
-// that it is to be waited for; awaitWritable's notice is armed then. Where the kernel can't tell, none are under way.
+// that it is to be waited for. Where the kernel can't tell, none are under way.
 //
 // A write is no way to ask: the kernel adds to a segment that has not gone out yet without looking at the low-water mark, and so
 // takes much more than that.
 func (k *socket) progress() (written int64, underway int, full bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.awaited {
+	if k.awaited || k.closed {
 		return k.written, 0, true
 	}
-	k.underway, k.full = 0, false
-	_ = k.raw.Control(k.count)
-	return k.written, k.underway, k.full
-}
-
-func (k *socket) countUnderway(fd int) {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
-	if err != nil {
-		k.full = !k.ready(fd)
-		return
+	var n int32
+	if _, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(k.fd), unix.SIOCOUTQ, uintptr(unsafe.Pointer(&n))); errno != 0 {
+		return k.written, 0, !k.canWrite()
 	}
-	k.underway = n
-	k.full = n > manyUnacked && !k.ready(fd)
+	return k.written, int(n), n > manyUnacked && !k.canWrite()
 }
 
 // total is how many bytes were written, ever.
@@ -253,35 +246,48 @@ func (k *socket) total() int64 {
 func (k *socket) path() pathInfo {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_ = k.raw.Control(k.inform)
+	if k.closed {
+		return k.info
+	}
+	if info, err := unix.GetsockoptTCPInfo(k.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+		k.info = pathInfo{minRTT: time.Duration(info.Min_rtt) * time.Microsecond, retrans: info.Total_retrans}
+	}
 	return k.info
 }
 
-func (k *socket) askPath(fd int) {
-	if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-		k.info = pathInfo{minRTT: time.Duration(info.Min_rtt) * time.Microsecond, retrans: info.Total_retrans}
-	}
-}
-
-func (k *socket) ready(fd int) bool {
-	k.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+// canWrite asks whether the kernel has room. The caller has the lock.
+func (k *socket) canWrite() bool {
+	k.poll[0] = unix.PollFd{Fd: int32(k.fd), Events: unix.POLLOUT}
 	n, err := unix.Poll(k.poll[:], 0)
 	return err != nil || n > 0
 }
 
-// awaitWritable blocks until the socket is writable or lost. Meanwhile writes are kept.
-func (k *socket) awaitWritable() error {
-	k.mu.Lock()
-	k.awaited = true
-	k.mu.Unlock()
-	err := k.raw.Write(k.waitWrite)
+// await has the loop tell when the socket has become writable. Until then writes are kept.
+func (k *socket) await(wanted bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.awaited = false
-	if err != nil && k.failed == nil {
-		k.failed = err
+	k.awaited = wanted
+	if wanted {
+		k.want(unix.EPOLLOUT)
+	} else {
+		k.want(0)
 	}
-	return k.failed
+}
+
+// CloseWrite ends our direction.
+func (k *socket) CloseWrite() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return net.ErrClosed
+	}
+	return unix.Shutdown(k.fd, unix.SHUT_WR)
+}
+
+// Close gives the socket up.
+func (k *socket) Close() error {
+	k.close()
+	return nil
 }
 
 // wire is a connection beneath TLS that can be put over other I/O when the handshake is done. The owner of the TLS connection

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"testing"
@@ -49,7 +50,7 @@ func TestBudgetOfAllListeners(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, newTape(t, willing(600)).urls(), nil)
 	second := listenUDP(t, "0.0.0.0:0")
-	h.wg.Go(func() { _ = h.ServePacket(second) })
+	h.wg.Go(func() { _ = h.ServePacket(context.Background(), second) })
 	answers := 0
 	for _, port := range []int{h.udpAddr().Port, second.LocalAddr().(*net.UDPAddr).Port} {
 		conn, err := net.Dial("udp", fmt.Sprintf("127.0.0.1:%d", port))

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -28,16 +27,17 @@ const (
 var chunks = sync.Pool{New: func() any { return new([fullChunk]byte) }}
 
 // stream is one framed byte stream: to a client, or to a region on a TCP or TLS rung. Messages go out through a queue, and
-// delivering one never blocks.
+// delivering one never blocks. What comes in is read by its inlet.
 //
-// Where the socket beneath can be had, a delivery writes at once if the kernel has room, and no goroutine but the deliverer's is
-// woken. Only when it has none a goroutine waits for room, and ends when the queue is empty. Where it can't be had (TLS inside
-// another's TLS), that goroutine does blocking writes.
+// Where the socket beneath can be had, it is a loop's: a delivery writes at once if the kernel has room, and when it has none the loop
+// tells when to go on. Where it can't be had (TLS inside another's TLS), a goroutine does blocking writes until the queue is empty.
 type stream struct {
 	conn   net.Conn      // a *tls.Conn, or the socket's connection
 	io     io.ReadWriter // the plaintext: conn, or the socket itself
 	owner  net.Conn      // what was handed over, and is to be closed
-	socket *socket       // nil: blocking
+	loop   *loop
+	socket *socket // nil: blocking
+	inlet  inlet
 	meter  *metrics
 	// lost is called when a write has failed, not under the lock.
 	lost func(error)
@@ -48,7 +48,8 @@ type stream struct {
 	queue    queue
 	governor governor
 	pause    time.Duration // the governor's, when it gave no room; 0: the kernel's notice is to be awaited
-	draining bool          // a goroutine is at work on the queue
+	alarm    alarm         // the pause's end
+	draining bool          // the queue waits for room, or a goroutine is at work on it
 	closed   bool
 	err      error
 	wg       sync.WaitGroup
@@ -62,24 +63,33 @@ type stream struct {
 type redirector interface{ Redirect(rw io.ReadWriter) }
 
 // newStream prepares conn, on which a handshake is over and nobody reads or writes.
-func newStream(conn net.Conn, maxAge time.Duration, m *metrics) *stream {
+func newStream(l *loop, conn net.Conn, maxAge time.Duration, m *metrics) *stream {
 	if maxAge <= 0 {
 		maxAge = defaultMaxAge
 	}
-	st := &stream{conn: conn, io: conn, owner: conn, meter: m, queue: queue{maxAge: maxAge}}
+	st := &stream{conn: conn, io: conn, owner: conn, loop: l, meter: m, queue: queue{maxAge: maxAge}}
+	st.alarm.call = func() { st.proceed(true) }
 	switch c := conn.(type) {
-	case *net.TCPConn:
-		if st.socket = newSocket(c); st.socket != nil {
-			st.io = st.socket
-		}
 	case *tls.Conn:
 		if below, ok := c.NetConn().(redirector); ok {
-			if st.socket = newSocket(c.NetConn()); st.socket != nil {
+			if st.socket = newSocket(l, c.NetConn(), st); st.socket != nil {
 				below.Redirect(st.socket)
 			}
 		}
+	default:
+		if st.socket = newSocket(l, conn, st); st.socket != nil {
+			st.io = st.socket
+		}
 	}
 	return st
+}
+
+// own has owner closed with the stream. One that can be redirected closes the stream's socket in turn.
+func (st *stream) own(owner net.Conn) {
+	st.owner = owner
+	if r, ok := owner.(redirector); ok && st.socket != nil && owner != st.conn {
+		r.Redirect(st.socket)
+	}
 }
 
 // nanoseconds is a clock for queues, which only goes up.
@@ -195,7 +205,7 @@ func (st *stream) write(out []byte, messages int, delay time.Duration) error {
 // writeMessages writes whole messages. Over TLS each is a record of its own, and all of them one write to the socket: there are
 // clients that take what one read of TLS gives them for one message, coturn's test client among them.
 func (st *stream) writeMessages(out []byte) error {
-	if st.socket == nil || st.io == io.ReadWriter(st.socket) {
+	if _, secure := st.conn.(*tls.Conn); !secure || st.socket == nil {
 		_, err := st.io.Write(out)
 		return err
 	}
@@ -220,11 +230,20 @@ func (st *stream) pump() {
 	}
 	st.draining = true
 	st.stuck.Store(nanoseconds())
-	st.wg.Add(1)
 	if st.socket != nil {
-		go st.drain()
+		st.await()
+		return
+	}
+	st.wg.Add(1)
+	go st.drainBlocking()
+}
+
+// await has the loop call proceed when there may be room again. The caller has the lock.
+func (st *stream) await() {
+	if st.pause > 0 {
+		st.loop.wakeAt(&st.alarm, nanoseconds()+int64(st.pause))
 	} else {
-		go st.drainBlocking()
+		st.socket.await(true)
 	}
 }
 
@@ -266,37 +285,31 @@ func (st *stream) advance() bool {
 	return true
 }
 
-// drain waits for room and writes, until the queue is empty or the stream lost.
-func (st *stream) drain() {
-	defer st.wg.Done()
+// proceed goes on with the queue when a pause is over, or the socket has become writable.
+func (st *stream) proceed(paused bool) {
+	now := nanoseconds()
 	st.mu.Lock()
-	wait := st.pause
-	st.mu.Unlock()
-	for done := false; !done; {
-		var err error
-		if wait > 0 {
-			time.Sleep(wait)
-		} else {
-			err = st.socket.awaitWritable()
-		}
-		now := nanoseconds()
-		st.mu.Lock()
-		if err != nil && st.err == nil {
-			st.err = err
-		}
-		before := st.governor.acked
-		done = st.advance()
-		if wait > 0 && st.governor.acked == before {
-			now = st.stuck.Load() // sleeping is no progress
-		}
-		wait = st.pause
-		err = st.settle(done, now)
+	if !st.draining || st.socket == nil {
 		st.mu.Unlock()
-		st.report(err)
+		return
 	}
+	if !paused {
+		st.socket.await(false)
+	}
+	before := st.governor.acked
+	done := st.advance()
+	if paused && st.governor.acked == before {
+		now = st.stuck.Load() // sleeping is no progress
+	}
+	err := st.settle(done, now)
+	if !done {
+		st.await()
+	}
+	st.mu.Unlock()
+	st.report(err)
 }
 
-// drainBlocking does the same with writes that block, not under the lock.
+// drainBlocking writes until the queue is empty or the stream lost, with writes that block, not under the lock.
 func (st *stream) drainBlocking() {
 	defer st.wg.Done()
 	chunk := chunks.Get().(*[fullChunk]byte)
@@ -350,77 +363,18 @@ func (st *stream) account() {
 	}
 }
 
-// readBuffer holds what one read returns, and the messages in it. It is held only while there is something to read.
-type readBuffer struct {
-	bytes [fullChunk]byte
-	msgs  [][]byte
-}
-
-var readBuffers = sync.Pool{New: func() any { return new(readBuffer) }}
-
-// receive hands what arrives to take until the stream ends or take fails. buf is take's until it returns.
-func (st *stream) receive(take func(buf *readBuffer, n int) error) error {
-	if st.socket == nil {
-		return st.receiveBlocking(take)
-	}
-	var buf *readBuffer
-	var n int
-	var err error
-	read := func(uintptr) bool {
-		if buf == nil {
-			buf = readBuffers.Get().(*readBuffer)
-		}
-		if n, err = st.io.Read(buf.bytes[:]); errors.Is(err, errWouldBlock) {
-			readBuffers.Put(buf)
-			buf = nil
-			return false
-		}
-		return true
-	}
-	for {
-		// What is read is worked on outside the callback: whoever closes the connection waits for its end.
-		if lost := st.socket.raw.Read(read); lost != nil {
-			return lost
-		}
-		failed := error(nil)
-		if n > 0 {
-			failed = take(buf, n)
-		}
-		st.kick()
-		if failed == nil {
-			failed = err
-		}
-		if failed != nil {
-			readBuffers.Put(buf)
-			return failed
-		}
-	}
-}
-
-func (st *stream) receiveBlocking(take func(buf *readBuffer, n int) error) error {
-	buf := readBuffers.Get().(*readBuffer)
-	defer readBuffers.Put(buf)
-	for {
-		n, err := st.io.Read(buf.bytes[:])
-		if n > 0 {
-			if failed := take(buf, n); failed != nil {
-				return failed
-			}
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // closeWrite ends our direction only, so that the last answer is read before the connection goes.
 func (st *stream) closeWrite() {
-	if c, ok := st.conn.(interface{ CloseWrite() error }); ok {
+	if c, ok := st.conn.(*tls.Conn); ok {
+		_ = c.CloseWrite()
+		return
+	}
+	if c, ok := st.io.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite()
 	}
 }
 
-// close ends the stream. It may be called more than once, but not from within receive's or a write's callbacks.
+// close ends the stream. It may be called more than once.
 func (st *stream) close() {
 	st.mu.Lock()
 	first := !st.closed
@@ -428,10 +382,15 @@ func (st *stream) close() {
 	st.account()
 	st.queue.clear()
 	st.mu.Unlock()
-	if first {
-		_ = st.conn.Close()
+	if !first {
+		return
 	}
-	if first && st.owner != st.conn {
+	_ = st.conn.Close()
+	if st.socket != nil {
+		st.socket.close()
+		st.loop.calm(&st.alarm)
+	}
+	if st.owner != st.conn {
 		_ = st.owner.Close()
 	}
 }

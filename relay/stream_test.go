@@ -51,11 +51,18 @@ func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := newStream(ours, 250*time.Millisecond, m)
+	turning, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := newStream(turning, ours, 250*time.Millisecond, m)
 	if st.socket == nil {
 		t.Fatal("the socket beneath was not found")
 	}
-	t.Cleanup(func() { _ = client.Close(); st.close(); st.wait() })
+	if err := st.start(func(*readBuffer, int) error { return nil }, func(error) {}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close(); st.close(); st.wait(); turning.close() })
 	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
 	return st, client
 }

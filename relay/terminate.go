@@ -174,7 +174,7 @@ const cloudServer = "192.0.2.1:3478"
 func (r *cloudRelay) connect(a *allocation, want wanted, link *uplink, username, password string) (*cloudAddress, error) {
 	c := &cloudAddress{relay: r, allocation: a, username: username, password: password}
 	var err error
-	if c.up, err = newUpstream(r.server, c, link); err != nil {
+	if c.up, err = newUpstream(r.server, a.tuple.client.loop, c, link); err != nil {
 		return nil, err
 	}
 	config := &turn.ClientConfig{
@@ -187,7 +187,7 @@ func (r *cloudRelay) connect(a *allocation, want wanted, link *uplink, username,
 	if c.client, err = turn.NewClient(config); err != nil {
 		return nil, err
 	}
-	if !r.begin(c.receive) {
+	if err := c.up.start(c.over); err != nil {
 		return nil, errCloudClosing
 	}
 	link.whenDead(c.lose)

@@ -1,7 +1,7 @@
 package relay
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -18,42 +17,38 @@ const (
 	VerifyTimeout = 10 * time.Second
 	// listenerBuffer is what the kernel may keep for a socket that all UDP clients share; it gives what its own limits allow.
 	listenerBuffer = 4 << 20
-	// readPause is the longest pause after a failed read; a listener never ends for one.
-	readPause = time.Second
 )
 
-// ServePacket carries the clients that send STUN and TURN to pc, until the server is closed or pc is. It owns pc and closes it.
-// Answers leave from the address that was asked.
-func (s *Server) ServePacket(pc *net.UDPConn) error {
+// ServePacket carries the clients that send STUN and TURN to pc, until ctx ends or the server is closed. It owns pc, and closes it at
+// once: the socket lives on in a loop until ServePacket returns, and who wants it for another process takes a File of pc before. Answers
+// leave from the address that was asked.
+func (s *Server) ServePacket(ctx context.Context, pc *net.UDPConn) error {
 	if !s.enter() {
 		_ = pc.Close()
 		return errClosing
 	}
 	defer s.wg.Done()
 	defer pc.Close()
-	l, err := newListener(s, pc)
+	loop, err := s.loops.pick()
+	if err != nil {
+		return errClosing
+	}
+	l, err := newListener(s, loop, pc)
 	if err != nil {
 		return err
 	}
-	stop := make(chan struct{})
-	defer close(stop)
-	s.wg.Add(1)
-	go func() { // closes the socket when the server closes
-		defer s.wg.Done()
-		select {
-		case <-s.ctx.Done():
-			_ = pc.Close()
-		case <-stop:
-		}
-	}()
-	l.read()
+	defer l.socket.close()
+	if err := loop.watch(l.socket.descriptor); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+	case <-s.ctx.Done():
+	}
 	for _, ses := range l.all() {
 		ses.end(errClosing)
 	}
-	if s.ctx.Err() != nil {
-		return nil
-	}
-	return &failure{"err_client", errors.New("the socket was closed")}
+	return nil
 }
 
 // tuple is what tells UDP clients apart: a client's address and port, and the address of ours that it asked.
@@ -75,58 +70,36 @@ type listener struct {
 	runFrom *packetClient
 }
 
-func newListener(s *Server, pc *net.UDPConn) (*listener, error) {
+func newListener(s *Server, on *loop, pc *net.UDPConn) (*listener, error) {
 	_ = pc.SetReadBuffer(listenerBuffer)
-	raw, err := pc.SyscallConn()
-	if err != nil {
-		return nil, fmt.Errorf("the socket: %w", err)
-	}
-	l := &listener{server: s, socket: &datagrams{raw: raw}, clients: make(map[tuple]*packetClient)}
+	l := &listener{server: s, clients: make(map[tuple]*packetClient)}
 	if a, ok := pc.LocalAddr().(*net.UDPAddr); ok {
 		l.port = uint16(a.Port)
 	}
-	if failed := raw.Control(func(fd uintptr) { err = wantPacketInfo(int(fd)) }); failed != nil {
-		err = failed
-	}
+	d, err := on.adopt(pc, l)
 	if err != nil {
+		return nil, fmt.Errorf("the socket: %w", err)
+	}
+	l.socket = &datagrams{descriptor: d}
+	if err := wantPacketInfo(d.fd); err != nil {
+		d.close()
 		return nil, fmt.Errorf("the socket can't tell which address was asked: %w", err)
 	}
 	return l, nil
 }
 
-// read serves datagrams until the socket is closed.
-func (l *listener) read() {
-	var batch *addressedBatch
-	var msgs [][]byte
-	var err error
-	read := func(fd uintptr) bool {
-		if batch == nil {
-			batch = addressedBatches.Get().(*addressedBatch)
-		}
-		if msgs, err = batch.receive(fd); errors.Is(err, unix.EAGAIN) {
-			addressedBatches.Put(batch)
-			batch = nil
-			return false
-		}
-		return true
+// ready implements pollable. An error is one of a datagram sent before, reported late: a listener never ends for one.
+func (l *listener) ready(bool, bool) {
+	batch := l.socket.loop.addressed
+	msgs, err := batch.receive(l.socket)
+	if err != nil {
+		return
 	}
-	pause := time.Duration(0)
-	for {
-		if lost := l.socket.raw.Read(read); lost != nil {
-			return // closed: nothing else makes the poller give up
-		}
-		if err != nil {
-			pause = min(max(2*pause, 5*time.Millisecond), readPause)
-			time.Sleep(pause)
-			continue
-		}
-		pause = 0
-		now := l.server.now()
-		for i, msg := range msgs {
-			l.datagram(batch, i, msg, now)
-		}
-		l.flush()
+	now := l.server.now()
+	for i, msg := range msgs {
+		l.datagram(batch, i, msg, now)
 	}
+	l.flush()
 }
 
 // datagram takes one datagram to its client.
@@ -241,7 +214,7 @@ func (l *listener) newClient(t tuple, batch *addressedBatch, i int) *packetClien
 	c := &packetClient{listener: l, tuple: t}
 	c.to.back(batch, i)
 	c.session = l.server.newSession(Client{
-		Addr: t.client, Local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(t.local, l.port)), Via: "udp", Established: c.verify,
+		Addr: t.client, Local: net.UDPAddrFromAddrPort(netip.AddrPortFrom(t.local, l.port)), Via: "udp", Established: c.verify, loop: l.socket.loop,
 	})
 	c.session.leg = c
 	return c
@@ -308,7 +281,9 @@ func (c *packetClient) deliver(msgs [][]byte) {
 		}
 		msgs = kept
 	}
-	_, _ = c.listener.socket.send(msgs, &c.to)
+	for _, msg := range msgs {
+		c.listener.socket.post(msg, &c.to)
+	}
 }
 
 func (c *packetClient) close() {

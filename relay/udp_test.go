@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/netip"
 	"testing"
@@ -38,7 +39,7 @@ func TestUDPBothFamilies(t *testing.T) {
 	h := newHouse(t, newTape(t, willing(600)).urls(), nil)
 	both := listenUDP(t, "[::]:0")
 	h.wg.Add(1)
-	go func() { defer h.wg.Done(); _ = h.ServePacket(both) }()
+	go func() { defer h.wg.Done(); _ = h.ServePacket(context.Background(), both) }()
 	for _, ip := range []string{"127.0.0.3", "::1"} {
 		conn, err := net.Dial("udp", netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(both.LocalAddr().(*net.UDPAddr).Port)).String())
 		if err != nil {

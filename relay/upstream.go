@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"syscall"
 	"time"
 
@@ -15,10 +16,13 @@ const maxFailures = 100
 // upstream is an uplink in use: datagrams in batches, or a stream with a queue of its own.
 type upstream struct {
 	*uplink
-	server *Server
-	user   upstreamUser
-	socket *datagrams // nil: a stream
-	stream *stream
+	server   *Server
+	user     upstreamUser
+	socket   *datagrams // nil: a stream
+	stream   *stream
+	frames   frameReader
+	over     func(err error)
+	failures int
 }
 
 // upstreamUser is whose uplink it is: a session that bridges, or an allocation of mode terminate.
@@ -31,25 +35,25 @@ type upstreamUser interface {
 	regionLost(err error)
 }
 
-// newUpstream takes an uplink over.
-func newUpstream(s *Server, user upstreamUser, link *uplink) (*upstream, error) {
+// newUpstream takes an uplink over; l is the loop that will read it.
+func newUpstream(s *Server, l *loop, user upstreamUser, link *uplink) (*upstream, error) {
 	up := &upstream{uplink: link, server: s, user: user}
 	if !link.datagram {
-		up.stream = newStream(link.Conn, s.config().Relay.Queue.MaxAge, s.metrics)
+		up.stream = newStream(l, link.Conn, s.config().Relay.Queue.MaxAge, s.metrics)
 		up.stream.owner = link
 		up.stream.relayed = user.countUp
 		up.stream.lost = user.regionLost
 		return up, nil
 	}
-	sc := socketOf(link.Conn)
-	if sc == nil {
+	conn := beneath(link.Conn)
+	if conn == nil {
 		return nil, fmt.Errorf("a datagram uplink without a socket: %T", link.Conn)
 	}
-	raw, err := sc.SyscallConn()
+	d, err := l.adopt(conn, up)
 	if err != nil {
 		return nil, fmt.Errorf("the uplink's socket: %w", err)
 	}
-	up.socket = &datagrams{raw: raw}
+	up.socket = &datagrams{descriptor: d}
 	return up, nil
 }
 
@@ -68,67 +72,56 @@ func (up *upstream) send(msgs [][]byte) error {
 	return err
 }
 
-// receive takes what the region sends to the session until the uplink ends, and tells why it did.
-func (up *upstream) receive() error {
+// start begins to take what the region sends to the user. over is told why it ended, on the loop's thread or a reader's, unless the
+// uplink was closed before.
+func (up *upstream) start(over func(err error)) error {
+	up.over = over
 	if up.socket != nil {
-		return up.receiveDatagrams()
+		return up.socket.loop.watch(up.socket.descriptor)
 	}
-	defer up.stream.wait()
-	defer up.close()
-	var reader frameReader
-	defer reader.release()
-	return up.stream.receive(func(buf *readBuffer, n int) error {
-		up.sawPacket()
-		buf.msgs = buf.msgs[:0]
-		dropped := reader.dropped
-		err := reader.split(buf.bytes[:n], time.Time{}, func(frame []byte) error {
-			buf.msgs = append(buf.msgs, frame)
-			return nil
-		})
-		if reader.dropped != dropped {
-			up.server.metrics.invalid.WithLabelValues("region").Add(float64(reader.dropped - dropped))
-		}
-		up.user.fromRegion(buf.msgs)
-		reader.recycle()
-		clear(buf.msgs)
-		return err
-	})
+	return up.stream.start(up.read, over)
 }
 
-// receiveDatagrams reads in batches; buffers are held only while there is something to read.
-func (up *upstream) receiveDatagrams() error {
-	var batch *packetBatch
-	var msgs [][]byte
-	var err error
-	read := func(fd uintptr) bool {
-		if batch == nil {
-			batch = packetBatches.Get().(*packetBatch)
-		}
-		if msgs, err = batch.receive(fd); errors.Is(err, unix.EAGAIN) {
-			packetBatches.Put(batch)
-			batch = nil
-			return false
-		}
-		return true
+// read takes what a stream has brought.
+func (up *upstream) read(buf *readBuffer, n int) error {
+	up.sawPacket()
+	buf.msgs = buf.msgs[:0]
+	dropped := up.frames.dropped
+	err := up.frames.split(buf.bytes[:n], time.Time{}, func(frame []byte) error {
+		buf.msgs = append(buf.msgs, frame)
+		return nil
+	})
+	if up.frames.dropped != dropped {
+		up.server.metrics.invalid.WithLabelValues("region").Add(float64(up.frames.dropped - dropped))
 	}
-	for failures := 0; failures < maxFailures; failures++ {
-		// As with streams, what is read is worked on outside the callback: whoever closes the socket waits for its end.
-		if lost := up.socket.raw.Read(read); lost != nil {
-			return lost
-		}
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			// Nobody listens there any more. The allocation is gone with whoever did; probes find out about the others.
-			up.suspect()
-			packetBatches.Put(batch)
-			return err
-		}
-		if len(msgs) > 0 {
-			failures = 0
-			up.sawPacket()
-			up.user.fromRegion(up.sound(msgs))
-		}
-	}
+	up.user.fromRegion(buf.msgs)
+	up.frames.recycle()
+	clear(buf.msgs)
 	return err
+}
+
+// ready implements pollable: datagrams are there, or an error is.
+func (up *upstream) ready(bool, bool) {
+	msgs, err := up.socket.loop.packets.receive(up.socket)
+	switch {
+	case len(msgs) > 0:
+		up.failures = 0
+		up.sawPacket()
+		up.user.fromRegion(up.sound(msgs))
+		return
+	case err == nil || errors.Is(err, unix.EAGAIN) || errors.Is(err, net.ErrClosed):
+		return
+	}
+	up.failures++
+	refused := errors.Is(err, syscall.ECONNREFUSED)
+	if refused {
+		// Nobody listens there any more. The allocation is gone with whoever did; probes find out about the others.
+		up.suspect()
+	}
+	if refused || up.failures == maxFailures {
+		up.socket.ignore()
+		up.over(err)
+	}
 }
 
 // sound keeps the valid messages.
@@ -161,6 +154,8 @@ func trimmed(datagram []byte) []byte {
 func (up *upstream) close() {
 	if up.stream != nil {
 		up.stream.close()
+	} else {
+		up.socket.close()
 	}
 	_ = up.uplink.Close()
 }

@@ -136,6 +136,9 @@ func (c *Conn) Detach() (net.Conn, []byte) {
 	return c.tls, head
 }
 
+// Redirect is the wire's, for an owner that has detached a plain connection and taken its socket over: closing closes rw too.
+func (c *Conn) Redirect(rw io.ReadWriter) { c.wire.Redirect(rw) }
+
 // HTTPConn is the form that http.Server understands: the bare *tls.Conn if HTTP/2 was chosen, a conn with ConnectionState if
 // there is TLS, else the Conn itself.
 func (c *Conn) HTTPConn() net.Conn {

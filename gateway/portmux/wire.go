@@ -52,8 +52,8 @@ func (w *wire) source() io.ReadWriter {
 	return w.conn
 }
 
-// Redirect puts the connection over other I/O, once the handshake is done: an event loop that owns the socket reads and
-// writes through rw instead. Deadlines, addresses and Close stay those of the socket.
+// Redirect puts the connection over other I/O, once the handshake is done: an event loop that has taken the socket over reads and
+// writes through rw instead. Close closes rw too, if it can be closed, and CloseWrite is rw's; deadlines mean nothing any more.
 //
 // crypto/tls takes a read error whose Temporary() is true as "try again", so rw.Read may say that nothing is there yet.
 // A write error is final to it, so rw.Write must take everything.
@@ -66,12 +66,26 @@ func (w *wire) Close() error {
 	err := net.ErrClosed
 	w.once.Do(func() {
 		err = w.conn.Close()
+		if c, ok := w.redirected().(io.Closer); ok {
+			err = c.Close()
+		}
 		w.owner.mux.ended(w.owner)
 	})
 	return err
 }
 
+// redirected is where the connection was redirected to; nil: nowhere.
+func (w *wire) redirected() io.ReadWriter {
+	if o := w.other.Load(); o != nil {
+		return o.ReadWriter
+	}
+	return nil
+}
+
 func (w *wire) CloseWrite() error {
+	if c, ok := w.redirected().(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
 	if c, ok := w.conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
