@@ -361,7 +361,7 @@ func TestProblemsHideSecrets(t *testing.T) {
 		"number":      "limits: {allocations: CANARY7f3a}",
 		"hash":        "admin: {users: [{name: anna, password_hash: CANARY7f3a}]}",
 		"store":       "store: postgres://u:CANARY7f3a@db/x",
-		"webhook":     "events: {webhook: \"https://x/CANARY7f3a\"}",
+		"webhook":     "events: {webhook: \"ftp://x/CANARY7f3a\"}",
 		"inline key":  "tls: {source: files, files: [{cert: x, key: \"-----BEGIN PRIVATE KEY-----CANARY7f3a\"}]}",
 		"upstream":    "signaling: {routes: [{host: call.example.net, upstream: \"https://u:CANARY7f3a@x\"}]}",
 		"eab":         "tls: {source: acme, acme: {eab_key_id: k, eab_key_file: CANARY7f3a}}",

@@ -14,8 +14,6 @@ func notYet() []notYetKey {
 	return []notYetKey{
 		{key: "tls.acme.dns.*"},
 		{key: "admin.listen"},
-		{key: "events.*"},
-		{key: "audit.*"},
 	}
 }
 

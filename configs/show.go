@@ -23,13 +23,20 @@ func (c *Config) Show() ([]byte, error) {
 	return text, nil
 }
 
-func showNode(v reflect.Value, secret bool) *yaml.Node {
+func showNode(v reflect.Value, secret bool) *yaml.Node { return valueNode(v, secret, masked) }
+
+// plainNode is the same with secrets as they are: to compare, never to be shown.
+func plainNode(v reflect.Value) *yaml.Node {
+	return valueNode(v, false, func(secret string) string { return secret })
+}
+
+func valueNode(v reflect.Value, secret bool, hide func(string) string) *yaml.Node {
 	node := new(yaml.Node)
 	switch kindOf(v.Type()) {
 	case sectionKind:
 		node.Kind = yaml.MappingNode
 		for _, f := range fieldsOf(v.Type()) {
-			node.Content = append(node.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.name}, showNode(v.Field(f.index), f.secret))
+			node.Content = append(node.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.name}, valueNode(v.Field(f.index), f.secret, hide))
 		}
 	case listKind:
 		node.Kind = yaml.SequenceNode
@@ -37,19 +44,19 @@ func showNode(v reflect.Value, secret bool) *yaml.Node {
 			node.Style = yaml.FlowStyle
 		}
 		for i := range v.Len() {
-			node.Content = append(node.Content, showNode(v.Index(i), secret))
+			node.Content = append(node.Content, valueNode(v.Index(i), secret, hide))
 		}
 	case numbersKind:
 		node.Kind = yaml.MappingNode
 		keys := v.MapKeys()
 		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
 		for _, key := range keys {
-			node.Content = append(node.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key.String()}, showNode(v.MapIndex(key), secret))
+			node.Content = append(node.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key.String()}, valueNode(v.MapIndex(key), secret, hide))
 		}
 	default:
 		value := plain(v)
 		if text, ok := value.(string); ok && secret {
-			value = masked(text)
+			value = hide(text)
 		}
 		// Encode cannot fail for text, numbers and booleans.
 		_ = node.Encode(value)

@@ -80,6 +80,12 @@ func (c *checkup) files(context.Context) []Finding {
 	return []Finding{f}
 }
 
+// Below these a disk is full, or nearly.
+const (
+	fullBelow       = 50 << 20
+	nearlyFullBelow = 500 << 20
+)
+
 // disk looks at data_dir, which the service makes when it is not there.
 func (c *checkup) disk(context.Context) []Finding {
 	dir := c.Config.DataDir
@@ -96,9 +102,9 @@ func (c *checkup) disk(context.Context) []Finding {
 	switch {
 	case err != nil:
 		f.Verdict, f.Detail = Skip, err.Error()
-	case free < 50*mib:
+	case free < fullBelow:
 		f.Verdict, f.Detail, f.Todo = Fail, fmt.Sprintf("%d MiB are free", free/mib), "make room: certificates and reports can't be kept on a full disk"
-	case free < 500*mib || free < total/20:
+	case free < nearlyFullBelow || free < total/20:
 		f.Verdict, f.Detail, f.Todo = Warn, fmt.Sprintf("%d of %d MiB are free", free/mib, total/mib), "make room before it is full"
 	default:
 		f.Detail = fmt.Sprintf("%d MiB are free", free/mib)

@@ -49,5 +49,6 @@ func (g *Gateway) control() http.Handler {
 		g.Drain(wait)
 		_ = json.NewEncoder(w).Encode(map[string]int{"sessions": sessions})
 	})
+	g.controlDrill(mux)
 	return mux
 }

@@ -83,6 +83,7 @@ func (g *Gateway) stop(ctx context.Context) error {
 }
 
 func (g *Gateway) closeParts() error {
+	g.watch.wg.Wait()
 	errs := []error{g.mux.Close()}
 	for _, s := range g.servers {
 		errs = append(errs, s.Close())
@@ -93,5 +94,6 @@ func (g *Gateway) closeParts() error {
 	if g.database != nil {
 		errs = append(errs, g.database.Close())
 	}
+	errs = append(errs, g.watch.audit.Load().Close())
 	return errors.Join(errs...)
 }

@@ -71,6 +71,7 @@ type Gateway struct {
 	status    *status.Server
 	database  *database // nil: nothing is shared
 	peers     *peers    // nil: there are none
+	watch     *watch
 
 	front http.Handler // /
 	pages http.Handler // own names
@@ -110,7 +111,7 @@ func New(o Options) (*Gateway, error) {
 	g.reloads = newReloads(g.registry)
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
 	g.registry.MustRegister(g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	for _, make := range []func() error{g.makeDirs, g.makeDatabase, g.makeGeneration, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
+	for _, make := range []func() error{g.makeDirs, g.makeDatabase, g.makeGeneration, g.makeWatch, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()
 			if g.runStore != nil {
@@ -163,5 +164,9 @@ func (g *Gateway) startParts(ctx context.Context) error {
 		return err
 	}
 	g.forward.Start()
-	return g.signaling.Start(ctx)
+	if err := g.signaling.Start(ctx); err != nil {
+		return err
+	}
+	g.startWatch()
+	return nil
 }

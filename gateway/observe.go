@@ -35,6 +35,7 @@ func (g *Gateway) observe(e portmux.End) {
 	if e.Err != nil {
 		attrs = append(attrs, "err", g.errorText(e.Err))
 	}
+	g.auditConnection(e)
 	g.log.Info("connection", attrs...)
 }
 

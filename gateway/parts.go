@@ -62,7 +62,7 @@ func (g *Gateway) makeGeneration() error {
 }
 
 func (g *Gateway) makeRelay() (err error) {
-	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
+	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Ended: g.sessionEnded, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
 	return err
 }
 
@@ -84,7 +84,7 @@ const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Fetched: g.pacFetched, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
 }
@@ -145,10 +145,12 @@ func (g *Gateway) makeMux() {
 }
 
 func muxLimits(l configs.Limits) portmux.Limits {
-	return portmux.Limits{
-		ConnectionsPerClient: l.ConnectionsPerClient, PendingPerClient: l.PendingPerClient,
-		Connections: max(10_000, 2*l.Allocations, 2*l.ConnectionsPerClient), // each call has a page and its signaling too
-	}
+	return portmux.Limits{ConnectionsPerClient: l.ConnectionsPerClient, PendingPerClient: l.PendingPerClient, Connections: maxConnections(l)}
+}
+
+// maxConnections is what the port carries in all: each call has a page and its signaling too.
+func maxConnections(l configs.Limits) int {
+	return max(10_000, 2*l.Allocations, 2*l.ConnectionsPerClient)
 }
 
 // plainHTTP is HTTP without TLS on the main port: CONNECT for browsers that can't speak TLS to a proxy, and a redirect.

@@ -144,6 +144,7 @@ func (g *Gateway) prepare(next *generation) (use []func(), err error) {
 		func() (func(), error) { return g.relay.Prepare(next.config, next.dialer) },
 		func() (func(), error) { return g.signaling.Prepare(next.config) },
 		func() (func(), error) { return g.forward.Prepare(next.config) },
+		func() (func(), error) { return g.prepareWatch(next.config) },
 	} {
 		f, err := prepare()
 		if err != nil {

@@ -1,7 +1,8 @@
 package gateway
 
 import (
-	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"hafen/gateway/status"
@@ -29,30 +30,28 @@ func (g *Gateway) healthNow() status.Health {
 
 // snapshot gathers how things stand now from all parts.
 func (g *Gateway) snapshot() status.Snapshot {
-	now := g.opts.Now()
+	now, read := g.opts.Now(), g.readings()
 	sig, rel := g.signaling.Status(), g.relay.Status()
 	s := status.Snapshot{
 		Name: g.config().Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
-		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel.Sessions, now),
-		Events: append(g.database.newest(), events(g.relay.RegionEvents())...), Runs: g.runs(),
+		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel, now),
+		Events: append(g.database.newest(), g.happened()...), Runs: g.runs(), Limits: g.limits(read), SelfTests: g.selfTests(),
 		Counts: status.Counts{
 			Connections: g.mux.Counts().Open, Allocations: rel.Allocations, WebSockets: sig.WebSockets, LongPolls: sig.LongPolls,
-			Tunnels: g.forward.Live(), BytesUp: g.counter("hafen_relay_bytes_total", "up"), BytesDown: g.counter("hafen_relay_bytes_total", "down"),
+			Tunnels: g.forward.Live(), BytesUp: uint64(read.value("hafen_relay_bytes_total", "up")), BytesDown: uint64(read.value("hafen_relay_bytes_total", "down")),
 		},
 	}
 	for _, c := range g.certs().Status() {
 		s.Certificates = append(s.Certificates, status.Certificate{
-			Names: c.Names, Issuer: c.Issuer, Expires: c.Expires, Source: g.config().TLS.Source, Trusted: g.config().TLS.Source != "self-signed", Problem: c.Problem,
+			Names: c.Names, Issuer: c.Issuer, Begins: c.Begins, Expires: c.Expires, Source: g.config().TLS.Source, Trusted: g.config().TLS.Source != "self-signed", Problem: c.Problem,
 		})
 	}
 	for _, r := range g.mux.Refusals() {
 		s.Refused = append(s.Refused, status.Refused{
-			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: fmt.Sprintf("clients: [%s, …]", r.Network),
+			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: g.line(r.Network),
 		})
 	}
 	s.Peers = g.peers.list()
-	l := g.config().Limits
-	s.Limits = []status.Limit{{Key: "limits.allocations", Used: rel.Allocations, Max: l.Allocations}}
 	s.Judge()
 	return s
 }
@@ -68,7 +67,7 @@ func services(g *Gateway, regions []relay.RegionStatus) []status.Service {
 			if r.Chosen {
 				svc.Chosen = r.Name
 			}
-			region := status.Region{Name: r.Name, Up: r.State == "up", Use: r.Use, RTTms: r.RTT, Rung: r.Rung}
+			region := status.Region{Name: r.Name, Up: r.State == "up", Use: r.Use, Drill: r.Drill, RTTms: r.RTT, Rung: r.Rung}
 			for _, rung := range r.Rungs {
 				region.Rungs = append(region.Rungs, status.Rung{Name: rung.Name, State: rung.State, RTTms: rung.RTT, Why: rung.Reason})
 			}
@@ -104,11 +103,18 @@ func callServers(servers []signaling.CallServer) []status.CallServer {
 // maxSessions bounds the table of live sessions on the page.
 const maxSessions = 200
 
-func sessions(all []relay.SessionStatus, now time.Time) []status.Session {
+func sessions(rel relay.Status, now time.Time) []status.Session {
+	rtt := make(map[string]float64)
+	for _, r := range rel.Regions {
+		for _, rung := range r.Rungs {
+			rtt[r.Service+"/"+r.Name+"/"+rung.Name] = rung.RTT
+		}
+	}
+	all := rel.Sessions
 	out := make([]status.Session, 0, min(len(all), maxSessions))
 	for _, s := range all[:min(len(all), maxSessions)] {
 		out = append(out, status.Session{
-			Kind: sessionKind(s), Client: s.Client, Service: s.Service, Region: s.Region, Rung: s.Rung,
+			Kind: sessionKind(s), Client: s.Client, Service: s.Service, Region: s.Region, Rung: s.Rung, RTTms: rtt[s.Service+"/"+s.Region+"/"+s.Rung],
 			QueueMS: s.QueueDelay, Dropped: dropped(s), Age: now.Sub(s.Started),
 		})
 	}
@@ -129,29 +135,22 @@ func dropped(s relay.SessionStatus) (n uint64) {
 	return n
 }
 
-func events(all []relay.RegionEvent) []status.Event {
-	out := make([]status.Event, 0, len(all))
-	for i := len(all) - 1; i >= 0; i-- { // newest first
-		out = append(out, status.Event{Time: all[i].Time, Kind: all[i].Kind, Sentence: all[i].Text})
+// happened is what happened to the regions, and the incidents with what to do, newest first.
+func (g *Gateway) happened() []status.Event {
+	var out []status.Event
+	for _, ev := range g.relay.RegionEvents() {
+		out = append(out, status.Event{Time: ev.Time, Kind: ev.Kind, About: strings.Trim(ev.Service+"/"+ev.Region, "/"), Sentence: ev.Text})
 	}
-	return out
+	for _, in := range g.watch.events.Incidents() {
+		worst := in.Conditions[0]
+		out = append(out, status.Event{Time: in.Opened, Kind: "incident", Sentence: worst.Cause, Advice: worst.Todo})
+		if !in.Ended.IsZero() {
+			out = append(out, status.Event{Time: in.Ended, Kind: "incident_over", Sentence: "It is over: " + worst.Cause})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b status.Event) int { return b.Time.Compare(a.Time) })
+	return out[:min(len(out), maxEvents)]
 }
 
-// counter reads one of our own counters, by the value of its first label.
-func (g *Gateway) counter(name, label string) uint64 {
-	families, err := g.registry.Gather()
-	if err != nil {
-		return 0
-	}
-	for _, f := range families {
-		if f.GetName() != name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			if l := m.GetLabel(); len(l) > 0 && l[0].GetValue() == label {
-				return uint64(m.GetCounter().GetValue())
-			}
-		}
-	}
-	return 0
-}
+// maxEvents bounds the list on the page.
+const maxEvents = 100

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"time"
+
 	"hafen/gateway/page"
 	"hafen/gateway/status"
 )
@@ -9,7 +11,8 @@ func (g *Gateway) makeStatus() (err error) {
 	g.status, err = status.New(status.Options{
 		Config: g.config(), Snapshot: g.snapshot, Health: g.healthNow, Client: clientAddr, Gatherer: g.registry, Site: g.site,
 		Helpdesk: g.helpdesk(),
-		Log:      g.log.With("area", "status"), Now: g.opts.Now,
+		Observe:  g.observed, Hurry: g.hurryUp, Drain: func(wait time.Duration, _ string) { g.Drain(wait) }, Effective: func() ([]byte, error) { return g.config().Show() }, Audit: g.auditDeed,
+		Log: g.log.With("area", "status"), Now: g.opts.Now,
 	})
 	if err != nil {
 		return err

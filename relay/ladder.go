@@ -100,6 +100,9 @@ func (a attempt) headStart() time.Duration {
 // them: their head start costs a moment, and only after a start. With last also those that died and answer again.
 func (g *region) attempts(now time.Time, last bool) []attempt {
 	var list []attempt
+	if g.cut() {
+		return nil
+	}
 	for _, rg := range g.rungs {
 		p := rg.current
 		if p == nil || p.state == stateDown && !(last && p.recovering()) || p.state == stateUp && !p.usable() {
@@ -115,7 +118,7 @@ func (g *region) attempts(now time.Time, last bool) []attempt {
 
 // undecided reports whether the first answers of a region are still to come.
 func (g *region) undecided(now time.Time) bool {
-	if !g.active(now) || g.best() != nil {
+	if !g.active(now) || g.cut() || g.best() != nil {
 		return false
 	}
 	for _, rg := range g.rungs {

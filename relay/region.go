@@ -78,7 +78,8 @@ type region struct {
 
 	// Guarded by regions.mu.
 	wantedUntil time.Time
-	awake       bool // probed since it last became active
+	cutUntil    time.Time // a drill's end; zero: there was none
+	awake       bool      // probed since it last became active
 	told        tale
 }
 
@@ -226,8 +227,11 @@ func (r *regions) spawn(f func(ctx context.Context)) {
 	}()
 }
 
-// best is the rung that new sessions of the region take; nil when none is usable.
+// best is the rung that new sessions of the region take; nil when none is usable, or a drill cuts it.
 func (g *region) best() *rung {
+	if g.cut() {
+		return nil
+	}
 	for _, rg := range g.rungs {
 		if rg.usable() {
 			return rg

@@ -17,6 +17,8 @@ type RegionStatus struct {
 	Use bool `json:"use"`
 	// Chosen: new sessions of the service go there.
 	Chosen bool `json:"chosen"`
+	// Drill: a drill cuts it for new sessions.
+	Drill bool `json:"drill,omitempty"`
 	// State is up when any rung works, unknown before the first answers, else down.
 	State string `json:"state"`
 	// Reason says which rung failed how, when none works.
@@ -89,7 +91,7 @@ func (s *callService) status() []RegionStatus {
 
 func (g *region) status() RegionStatus {
 	best := g.best()
-	st := RegionStatus{Service: g.service, Name: g.name, Use: g.use, Chosen: g.of.choice.region == g.name}
+	st := RegionStatus{Service: g.service, Name: g.name, Use: g.use, Chosen: g.of.choice.region == g.name, Drill: g.cut()}
 	st.State, st.Reason = g.state()
 	for _, rg := range g.rungs {
 		one := rg.status()
@@ -105,6 +107,9 @@ func (g *region) status() RegionStatus {
 
 // state is the region's: up when any rung is, down when all that are known are.
 func (g *region) state() (state, reason string) {
+	if g.cut() {
+		return string(stateDown), "cut by a drill until " + g.cutUntil.Format(time.TimeOnly)
+	}
 	if g.best() != nil {
 		return string(stateUp), ""
 	}

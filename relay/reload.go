@@ -206,7 +206,7 @@ func (s *callService) inherit(last *callService, now time.Time) {
 }
 
 func (g *region) inherit(last *region) {
-	g.wantedUntil, g.awake = last.wantedUntil, last.awake
+	g.wantedUntil, g.cutUntil, g.awake = last.wantedUntil, last.cutUntil, last.awake
 	g.told = tale{state: last.told.state, unnamed: last.told.unnamed, rungs: make(map[*rung]toldRung)}
 	for _, rg := range g.rungs {
 		i := slices.IndexFunc(last.rungs, func(o *rung) bool { return o.kind == rg.kind && o.host == rg.host && o.port == rg.port })

@@ -72,6 +72,9 @@ type Options struct {
 	// Admit tells whether a UDP client may use the gateway; an error: it gets silence. Stream clients have been admitted by
 	// whoever hands them over. nil: Config.Clients decides.
 	Admit func(netip.Addr) error
+	// Ended is told of each client that had an allocation when it has left, and of each that was refused one. It must not
+	// block. nil: nobody wants to know.
+	Ended func(End)
 	// Registry takes the metrics. nil: none are kept.
 	Registry prometheus.Registerer
 	// Log takes one line for each session that ends. nil: silent.
@@ -85,6 +88,7 @@ type Options struct {
 type Server struct {
 	setup     atomic.Pointer[setup]
 	admit     func(netip.Addr) error
+	ended     func(End) // nil: nobody wants to know
 	log       *slog.Logger
 	registry  prometheus.Registerer // nil: no metrics
 	now       func() time.Time
@@ -120,7 +124,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		admit: o.Admit, log: o.Log, registry: o.Registry, now: o.Now,
+		admit: o.Admit, ended: o.Ended, log: o.Log, registry: o.Registry, now: o.Now,
 		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}
 	if s.admit == nil {

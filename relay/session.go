@@ -633,6 +633,9 @@ func (ses *session) conclude(err error, up *upstream) {
 		status = statusOf(err)
 	}
 	ses.server.metrics.ended.WithLabelValues(ses.client.Via, status).Inc()
+	if ses.server.ended != nil && (ses.won || ses.stream != nil) {
+		ses.server.ended(ses.epitaph(status, up))
+	}
 	if ses.stream == nil && !ses.won {
 		return
 	}
@@ -652,6 +655,19 @@ func (ses *session) conclude(err error, up *upstream) {
 		attrs = append(attrs, slog.String("why", err.Error()))
 	}
 	ses.server.logEnd(ses.won, attrs)
+}
+
+// epitaph is what those who keep books are told.
+func (ses *session) epitaph(status string, up *upstream) End {
+	e := End{
+		Client: ses.client, Service: ses.client.Service, Status: status, Won: ses.won, Started: ses.started, Took: ses.server.now().Sub(ses.started),
+		BytesUp: ses.bytesUp.Load(), BytesDown: ses.bytesDown.Load(), Dropped: ses.droppedTotal(),
+	}
+	e.Region, e.Rung = ses.where(up)
+	if t := ses.test.Load(); t != nil {
+		e.Test = t.isTest()
+	}
+	return e
 }
 
 // where tells which region a session's media takes, and over which rung; empty: none.

@@ -180,6 +180,7 @@ func answerFailure(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	status = classify(err)
 	e.fail(status, err)
+	e.p.setup.Load().prober.doubt(e.to.host)
 	code, text := explain(e.to.host, status, err)
 	say(w, code, text)
 }

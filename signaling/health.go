@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hafen/configs"
@@ -64,6 +65,8 @@ type prober struct {
 type server struct {
 	probes configs.Probes
 	up     *upstream
+	hurry  chan struct{} // somebody waits for news
+	eager  atomic.Bool   // and does not want to wait for a server that is silent
 
 	mu  sync.Mutex
 	now CallServer
@@ -75,7 +78,7 @@ func newProber(p *Proxy, c *configs.Config, t *table) *prober {
 	for i := range c.Services {
 		s := &c.Services[i]
 		for _, host := range s.CallServers() {
-			pr.servers = append(pr.servers, &server{probes: s.Probes, up: t.upstreams[i], now: CallServer{
+			pr.servers = append(pr.servers, &server{probes: s.Probes, up: t.upstreams[i], hurry: make(chan struct{}, 1), now: CallServer{
 				Service: s.Name, Host: host, HTTPS: initial(s.Probes.HTTPS), WebSocket: initial(s.Probes.WebSocket), LongPoll: initial(s.Probes.LongPoll),
 			}})
 		}
@@ -95,36 +98,92 @@ func (pr *prober) start(wg *sync.WaitGroup) {
 		for _, s := range pr.servers {
 			if s.probes.HTTPS != "" || s.probes.WebSocket != "" {
 				wg.Add(1)
-				go pr.loop(wg, pr.interval, func() { pr.ask(s) })
+				go pr.loop(wg, pr.interval, s.hurry, func() { pr.ask(s) })
 			}
 			if s.probes.LongPoll != "" {
 				wg.Add(1)
-				go pr.loop(wg, pr.pollInterval, func() { pr.note(s, "long-poll", &s.now.LongPoll, pr.checkLongPoll(s)) })
+				go pr.loop(wg, pr.pollInterval, nil, func() { pr.note(s, "long-poll", &s.now.LongPoll, pr.checkLongPoll(s)) })
 			}
 		}
 	})
 }
 
-// loop asks now and then at intervals that differ by a fifth, so that many gateways do not ask as one.
-func (pr *prober) loop(wg *sync.WaitGroup, interval time.Duration, ask func()) {
+// Hurry asks all call servers now, for somebody who is watching. One that does not answer within three seconds counts as silent
+// then: whoever watches wants to know.
+func (p *Proxy) Hurry() {
+	for _, s := range p.setup.Load().prober.servers {
+		s.eager.Store(true)
+		s.ask()
+	}
+}
+
+// ask has the server asked soon.
+func (s *server) ask() {
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// doubt has the servers of an upstream asked soon, since a client's request has failed there.
+func (pr *prober) doubt(host string) {
+	for _, s := range pr.servers {
+		if s.now.Host == host { // Host never changes
+			s.ask()
+		}
+	}
+}
+
+// eagerTimeout ends a probe that somebody waits for; shortestPause is between two of one server in any case.
+const (
+	eagerTimeout  = 3 * time.Second
+	shortestPause = 1500 * time.Millisecond
+)
+
+// patience is how long the server may take to answer.
+func (pr *prober) patience(s *server) time.Duration {
+	if s.eager.Swap(false) {
+		return min(pr.timeout, eagerTimeout)
+	}
+	return pr.timeout
+}
+
+// loop asks now and then at intervals that differ by a fifth, so that many gateways do not ask as one. hurry shortens a pause.
+func (pr *prober) loop(wg *sync.WaitGroup, interval time.Duration, hurry <-chan struct{}, ask func()) {
 	defer wg.Done()
 	for {
+		asked := time.Now()
 		ask()
 		pause := interval*4/5 + mathrand.N(interval*2/5)
 		select {
 		case <-pr.p.opts.After(pause):
+		case <-hurry:
+			if !pr.rest(asked) {
+				return
+			}
 		case <-pr.ctx.Done():
 			return
 		}
 	}
 }
 
+// rest keeps whoever hurries from asking without a pause.
+func (pr *prober) rest(asked time.Time) bool {
+	select {
+	case <-time.After(shortestPause - time.Since(asked)):
+		return true
+	case <-pr.ctx.Done():
+		return false
+	}
+}
+
 func (pr *prober) ask(s *server) {
+	patience := pr.patience(s)
 	if s.probes.HTTPS != "" {
-		pr.note(s, "https", &s.now.HTTPS, pr.checkHTTPS(s))
+		pr.note(s, "https", &s.now.HTTPS, pr.checkHTTPS(s, patience))
 	}
 	if s.probes.WebSocket != "" {
-		pr.note(s, "websocket", &s.now.WebSocket, pr.checkWebSocket(s))
+		pr.note(s, "websocket", &s.now.WebSocket, pr.checkWebSocket(s, patience))
 	}
 }
 
@@ -207,8 +266,8 @@ func (pr *prober) request(ctx context.Context, to *target, path string) (*http.R
 const maxProbeBody = 64 << 10
 
 // checkHTTPS: any answer of the verified server but a failure of its own shows that the way is open and the server alive.
-func (pr *prober) checkHTTPS(s *server) Check {
-	ctx, cancel := context.WithTimeout(pr.ctx, pr.timeout)
+func (pr *prober) checkHTTPS(s *server, patience time.Duration) Check {
+	ctx, cancel := context.WithTimeout(pr.ctx, patience)
 	defer cancel()
 	to := pr.target(s, s.probes.HTTPS)
 	out, rtt := pr.request(ctx, to, s.probes.HTTPS)
@@ -225,8 +284,8 @@ func (pr *prober) checkHTTPS(s *server) Check {
 }
 
 // checkWebSocket: a refusal by the server itself proves as well as a success that an upgrade gets there.
-func (pr *prober) checkWebSocket(s *server) Check {
-	ctx, cancel := context.WithTimeout(pr.ctx, pr.timeout)
+func (pr *prober) checkWebSocket(s *server, patience time.Duration) Check {
+	ctx, cancel := context.WithTimeout(pr.ctx, patience)
 	defer cancel()
 	to := pr.target(s, s.probes.WebSocket)
 	out, _ := pr.request(ctx, to, s.probes.WebSocket)

@@ -56,6 +56,7 @@ func (p *Proxy) handshakeFailed(w http.ResponseWriter, r *http.Request, to *targ
 		return
 	}
 	p.noise.warn("websocket failed", "status", status, "host", to.host, "service", to.up.service, "err", err, "client", p.shortClient(r))
+	p.setup.Load().prober.doubt(to.host)
 	code, text := explain(to.host, status, err)
 	say(w, code, text)
 }

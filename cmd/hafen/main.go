@@ -49,6 +49,8 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen status  [--json|--nagios]         the running gateway
   hafen reload                            read the configuration again; a bad one changes nothing and says why
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
+  hafen drill region SERVICE/REGION [--for 2m]   keep new sessions away from a region, and report what browsers did
+  hafen audit   [--from DAY] [--to DAY] [--json]   what an auditor asks for, in one file
   hafen explain CODE                      both sides of one precall test: what the page measured, what the gateway saw
   hafen pac     [--url URL] [--client IP] [--snippet] [--verify FILE|URL]   the PAC file; what it answers; the lines for the
                                           company's own PAC file; does that one reach us for every service host
@@ -64,18 +66,13 @@ Exit codes: 0 fine, 1 the thing asked for failed, 2 usage. --config - reads stan
 
 type command func(ctx context.Context, w world, args []string) error
 
-// commands are the subcommands by name. Those that the contract names and that do not exist yet say so.
+// commands are the subcommands by name.
 func commands() map[string]command {
-	all := map[string]command{
+	return map[string]command{
 		"serve": serve, "demo": demo, "cloud": standIn, "check": check, "config": showConfig, "doctor": doctor, "status": status, "reload": reloadRunning, "drain": drain,
-		"csr": csr, "explain": explain, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd, "version": showVersion,
+		"drill": drill, "audit": auditLog, "csr": csr, "explain": explain, "support-bundle": supportBundle, "pac": pac, "firewall": firewall, "ca": root, "passwd": passwd,
+		"version": showVersion,
 	}
-	for _, name := range []string{"drill", "audit"} {
-		all[name] = func(context.Context, world, []string) error {
-			return fmt.Errorf("hafen %s is not available yet: %w", name, errUsage)
-		}
-	}
-	return all
 }
 
 // run finds the subcommand, runs it and says its error in one sentence.

@@ -27,7 +27,6 @@ func TestUsage(t *testing.T) {
 		"unknown command":  {[]string{"sevre"}, exitUsage, "", `there is no command "sevre"`},
 		"unknown flag":     {[]string{"serve", "--confg", "x"}, exitUsage, "", "flag provided but not defined: -confg"},
 		"word too many":    {[]string{"version", "now"}, exitUsage, "", `what is "now" for?`},
-		"not yet":          {[]string{"drill"}, exitUsage, "", "not available yet"},
 		"config of what":   {[]string{"config", "defaults"}, exitUsage, "", "say default, schema or show"},
 		"no such file":     {[]string{"check", "--config", "/nowhere/hafen.yaml"}, exitFailed, "", "/nowhere/hafen.yaml"},
 		"not self-signed":  {[]string{"ca", "--config", "-"}, exitFailed, "", "name"},

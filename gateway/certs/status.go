@@ -14,6 +14,7 @@ type Info struct {
 	Names   []string
 	Issuer  string
 	Serial  string
+	Begins  time.Time
 	Expires time.Time // zero: there is none yet
 	Problem string    // why there is none, or no newer one; "" when all is well
 }
@@ -47,7 +48,7 @@ func (s *Store) Warnings() []string {
 func describe(leaf *x509.Certificate) Info {
 	names := namesOf(leaf)
 	return Info{
-		Name: names[0], Names: names, Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16), Expires: leaf.NotAfter,
+		Name: names[0], Names: names, Issuer: leaf.Issuer.String(), Serial: leaf.SerialNumber.Text(16), Begins: leaf.NotBefore, Expires: leaf.NotAfter,
 	}
 }
 

@@ -77,6 +77,10 @@ type Options struct {
 	// IdleTimeout ends a tunnel through which nothing has moved in either direction. 0 means an hour to the services' hosts, where
 	// a WebSocket of a waiting room may be silent for long, and 10 minutes to all else.
 	IdleTimeout time.Duration
+	// Ended is told of each CONNECT when it has ended, refused ones too. It must not block. nil: nobody wants to know.
+	Ended func(End)
+	// Fetched is told of each client that got the PAC file. It must not block. nil: nobody wants to know.
+	Fetched func(netip.Addr)
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log gets one line for each CONNECT. nil: silent.

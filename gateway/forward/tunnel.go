@@ -374,10 +374,27 @@ func (t *tunnel) report() {
 	if t.target.Host == "" {
 		target = fmt.Sprintf("%q", t.request[:min(len(t.request), maxTarget)])
 	}
+	if t.p.opts.Ended != nil {
+		t.p.opts.Ended(End{
+			Client: t.from.Addr(), Target: target, Service: t.verdict.service, Status: word, Accepted: t.accepted,
+			Took: time.Since(t.began), Bytes: t.up.Load() + t.down.Load(),
+		})
+	}
 	t.p.log.LogAttrs(context.Background(), slog.LevelInfo, "connect",
 		slog.String("status", word), slog.String("target", target), slog.String("service", t.verdict.service),
 		slog.String("client", t.p.shown(t.from.Addr())), slog.Int64("up", t.up.Load()), slog.Int64("down", t.down.Load()),
 		slog.Duration("took", time.Since(t.began)), slog.String("why", why))
+}
+
+// End is what can be said of a CONNECT when it has ended.
+type End struct {
+	Client   netip.Addr
+	Target   string // host:port, or what the client wrote in its place, quoted
+	Service  string // "": none
+	Status   string
+	Accepted bool // 200 was answered
+	Took     time.Duration
+	Bytes    int64
 }
 
 // logText is an error as logs may have it: without addresses, unless full addresses are wanted.

@@ -144,13 +144,19 @@ type Counts struct {
 	Pending int // of these, not yet established
 	Refused int // of these, of refused clients
 	Clients int // distinct
+	// MostOpen and MostPending are those of the busiest client.
+	MostOpen, MostPending int
 }
 
 // Counts tells how many connections there are now.
 func (m *Mux) Counts() Counts {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Counts{Open: m.loads.open, Pending: m.loads.pending, Refused: m.loads.refused, Clients: len(m.loads.clients)}
+	c := Counts{Open: m.loads.open, Pending: m.loads.pending, Refused: m.loads.refused, Clients: len(m.loads.clients)}
+	for _, l := range m.loads.clients {
+		c.MostOpen, c.MostPending = max(c.MostOpen, l.open), max(c.MostPending, l.pending)
+	}
+	return c
 }
 
 // Refusals tells which networks were turned away by Admit, the most frequent first.

@@ -182,7 +182,9 @@ func TestLimits(t *testing.T) {
 	if tm.counted(t, "hafen_mux_refused_total", "client") != 1 {
 		t.Error("not counted")
 	}
-	eventually(t, "the last one refused to be gone", func() bool { return tm.Counts() == Counts{Open: 6, Pending: 2, Clients: 2} })
+	eventually(t, "the last one refused to be gone", func() bool {
+		return tm.Counts() == Counts{Open: 6, Pending: 2, Clients: 2, MostOpen: 4, MostPending: 2}
+	})
 	for reason, l := range map[string]Limits{"total": {Connections: 6}, "pending": {Pending: 2}} {
 		tm.SetLimits(l)
 		if served(open("127.0.0.4", "GET /")) || tm.counted(t, "hafen_mux_refused_total", reason) != 1 {

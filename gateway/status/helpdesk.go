@@ -93,6 +93,7 @@ func (s *Server) admins(next http.Handler) http.Handler {
 type helpdeskView struct {
 	User     string
 	Admin    bool
+	Token    string // of its forms
 	Asked    string
 	Problem  string
 	Run      *FoundRun
@@ -107,7 +108,7 @@ func (s *Server) showHelpdesk(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	lang := page.Language(r, s.helpdesk.texts.Languages())
-	v := helpdeskView{User: user.Name, Admin: user.Role != roleHelpdesk, Asked: r.URL.Query().Get("code")}
+	v := helpdeskView{User: user.Name, Admin: user.Role != roleHelpdesk, Token: s.formToken(r), Asked: r.URL.Query().Get("code")}
 	status := http.StatusOK
 	if v.Asked != "" {
 		run, err := s.findRun(r.Context(), v.Asked, lang)

@@ -41,6 +41,7 @@ const (
 // session is one logged-in browser.
 type session struct {
 	user   configs.AdminUser
+	form   string // the token of its forms
 	opened time.Time
 	used   time.Time
 }
@@ -206,7 +207,7 @@ func (l *logins) open(key netip.Addr, user configs.AdminUser) string {
 			delete(l.sessions, t)
 		}
 	}
-	l.sessions[token] = &session{user: user, opened: now, used: now}
+	l.sessions[token] = &session{user: user, form: rand.Text(), opened: now, used: now}
 	return token
 }
 
@@ -229,6 +230,16 @@ func (l *logins) find(token string) (configs.AdminUser, bool) {
 	}
 	s.used = now
 	return s.user, true
+}
+
+// formToken is the token that a session's forms carry; "": there is no such session.
+func (l *logins) formToken(token string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.sessions[token]; s != nil && !s.over(l.now()) {
+		return s.form
+	}
+	return ""
 }
 
 func (l *logins) close(token string) {

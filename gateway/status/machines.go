@@ -49,12 +49,12 @@ func (s *Server) Healthz() http.Handler {
 	})
 }
 
-// JSON answers with the snapshot.
+// JSON answers with the snapshot: in English, since machines compare sentences, unless ?lang= asks for another language.
 func (s *Server) JSON() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_ = json.NewEncoder(w).Encode(s.opts.Snapshot())
+		_ = json.NewEncoder(w).Encode(s.opts.Snapshot().in(s.phrases, r.URL.Query().Get("lang")))
 	})
 }

@@ -8,6 +8,7 @@
 package status
 
 import (
+	"crypto/subtle"
 	"embed"
 	"errors"
 	"fmt"
@@ -42,23 +43,45 @@ type Options struct {
 	Helpdesk Helpdesk
 	// Site tells the house of whoever asks. nil: that of the configuration.
 	Site func(*http.Request) page.Site
+	// Observe is told each snapshot that Run takes. nil: nobody wants to know.
+	Observe func(Snapshot)
+	// Hurry asks the parts to look again now, since somebody is watching. nil: they look in their own time.
+	Hurry func()
+	// Drain ends the gateway when its sessions have ended, within wait at most. nil: the page has no button for it.
+	Drain func(wait time.Duration, user string)
+	// Effective is the configuration that is in use, as YAML with secrets masked. nil: the page does not show it.
+	Effective func() ([]byte, error)
+	// Week is what the gateway did within the last seven days. nil: there is no such page.
+	Week func() Week
+	// Audit is told of logins and of what users do. nil: nobody wants to know.
+	Audit func(Deed)
 	// Log takes one line for each login and refusal. nil: silent.
 	Log *slog.Logger
 	// Now is the clock. nil: time.Now.
 	Now func() time.Time
 }
 
-// Server is the status page and its machines' side. It has no goroutine of its own.
-type Server struct {
-	opts   Options
-	config atomic.Pointer[configs.Config]
-	log    *slog.Logger
-	logins *logins
-	texts  *page.Texts
-	assets *page.FileSet
-	pages  map[string]*page.Template
-	routes http.Handler
+// Deed is what a user of the status page did: login, logout or drain. Status is its status word.
+type Deed struct {
+	Kind   string
+	User   string
+	Client netip.Addr
+	Status string
+	Detail string
+}
 
+// Server is the status page and its machines' side. It has no goroutine of its own but Run.
+type Server struct {
+	opts     Options
+	config   atomic.Pointer[configs.Config]
+	log      *slog.Logger
+	logins   *logins
+	texts    *page.Texts
+	phrases  *phrases
+	assets   *page.FileSet
+	pages    map[string]*page.Template
+	routes   http.Handler
+	live     live
 	helpdesk helpdesk
 }
 
@@ -78,15 +101,16 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{opts: o, log: o.Log, pages: make(map[string]*page.Template)}
 	s.config.Store(o.Config)
-	var errs [3]error
+	var errs [4]error
 	s.logins = newLogins(o.Config.Admin.Users, o.Now)
 	s.texts, errs[0] = page.LoadTexts(web, "web/messages.*.json")
 	s.assets, errs[1] = page.NewFileSet(web, "web", assetPath)
 	s.helpdesk, errs[2] = newHelpdesk()
+	s.phrases, errs[3] = loadPhrases(web, "web/phrases.*.json")
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
-	for _, name := range []string{"login", "nobody", "status"} {
+	for _, name := range []string{"login", "nobody", "status", "week", "config"} {
 		t, err := page.Parse(web, s.texts, "web/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("status: page %s: %w", name, err)
@@ -111,8 +135,12 @@ func (s *Server) makeRoutes() http.Handler {
 	mux.Handle("GET "+assetPath, s.assets)
 	mux.HandleFunc("GET /status/{$}", s.showStatus)
 	mux.HandleFunc("POST /status/login", s.login)
-	mux.Handle("POST /status/logout", s.loggedIn(http.HandlerFunc(s.logout)))
+	mux.Handle("POST /status/logout", s.loggedIn(s.meant(http.HandlerFunc(s.logout))))
 	mux.Handle("GET /status/api/snapshot", s.admins(s.JSON()))
+	mux.Handle("GET /status/api/live", s.admins(http.HandlerFunc(s.showLive)))
+	mux.Handle("GET /status/week", s.admins(http.HandlerFunc(s.showWeek)))
+	mux.Handle("GET /status/config", s.admins(http.HandlerFunc(s.showConfig)))
+	mux.Handle("POST /status/drain", s.admins(s.meant(http.HandlerFunc(s.drain))))
 	s.addHelpdesk(mux)
 	// A form on a foreign page can't use somebody's session: http.CrossOriginProtection, and the cookie is SameSite=Strict.
 	return s.fromAdminNetworks(http.NewCrossOriginProtection().Handler(mux))
@@ -168,6 +196,28 @@ func (s *Server) loggedIn(next http.Handler) http.Handler {
 	})
 }
 
+// meant lets a deed through only if it comes from a page of ours: with the session's own token in the form. A browser tells
+// where a request comes from, but whoever holds a stolen cookie and no page does not have the token.
+func (s *Server) meant(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		if token := s.formToken(r); token == "" || subtle.ConstantTimeCompare([]byte(token), []byte(r.PostFormValue("token"))) != 1 {
+			page.Plain(w, http.StatusForbidden, "This did not come from the status page. Load it again and retry.")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// formToken is what a session's forms carry.
+func (s *Server) formToken(r *http.Request) string {
+	c, err := r.Cookie(sessionCookie)
+	if err != nil {
+		return ""
+	}
+	return s.logins.formToken(c.Value)
+}
+
 func (s *Server) user(r *http.Request) (configs.AdminUser, bool) {
 	c, err := r.Cookie(sessionCookie)
 	if err != nil {
@@ -192,7 +242,7 @@ func (s *Server) showStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.pages["status"].Render(w, r, page.View{
-		Title: "status.title", Site: s.opts.Site(r), Wide: true, Data: user.Name,
+		Title: "status.title", Site: s.opts.Site(r), Wide: true, Data: map[string]any{"User": user.Name, "Token": s.formToken(r), "Drain": s.opts.Drain != nil},
 		Styles: []string{s.assets.URL("status.css")}, Modules: []string{s.assets.URL("status.js")},
 	})
 }
@@ -215,21 +265,38 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	switch result {
 	case loginOK:
 		s.log.Info("login", "status", "ok", "user", r.PostForm.Get("name"))
+		s.audit(r, "login", r.PostForm.Get("name"), "ok", "")
 		http.SetCookie(w, &http.Cookie{
 			Name: sessionCookie, Value: token, Path: "/status/", HttpOnly: true, Secure: r.TLS != nil, SameSite: http.SameSiteStrictMode,
 		})
 		http.Redirect(w, r, "/status/", http.StatusSeeOther)
 	case loginWrong:
 		s.log.Warn("login", "status", "err_auth")
+		s.audit(r, "login", r.PostForm.Get("name"), "err_auth", "")
 		s.showLogin(w, r, http.StatusUnauthorized, "login.wrong", wait)
 	case loginLocked:
+		s.audit(r, "login", "", "err_limit", "locked")
 		s.showLogin(w, r, http.StatusTooManyRequests, "login.locked", wait)
 	case loginBusy:
 		s.showLogin(w, r, http.StatusServiceUnavailable, "login.busy", wait)
 	}
 }
 
+// audit tells of a deed. The name is what somebody typed: it may be a password in the wrong field, so of an unknown user only
+// that it is unknown is told.
+func (s *Server) audit(r *http.Request, kind, name, status, detail string) {
+	if s.opts.Audit == nil {
+		return
+	}
+	if _, known := s.logins.users[name]; !known {
+		name = "unknown"
+	}
+	s.opts.Audit(Deed{Kind: kind, User: name, Client: s.opts.Client(r), Status: status, Detail: detail})
+}
+
 func (s *Server) logout(w http.ResponseWriter, r *http.Request) {
+	user, _ := s.user(r)
+	s.audit(r, "logout", user.Name, "ok", "")
 	if c, err := r.Cookie(sessionCookie); err == nil {
 		s.logins.close(c.Value)
 	}

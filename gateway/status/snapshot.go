@@ -17,6 +17,9 @@ type Snapshot struct {
 	Uptime   time.Duration `json:"uptime_ns"`
 	Draining bool          `json:"draining"`
 
+	// Faults are everything that is wrong now, the worst first.
+	Faults []Fault `json:"faults"`
+
 	Counts       Counts        `json:"counts"`
 	Services     []Service     `json:"services"`
 	CallServers  []CallServer  `json:"call_servers"`
@@ -27,7 +30,11 @@ type Snapshot struct {
 	Events       []Event       `json:"events"`
 	Runs         []Run         `json:"precall_runs"`
 	// Peers are all gateways that share the database, this one among them; none where nothing is shared.
-	Peers []Peer `json:"gateways,omitempty"`
+	Peers     []Peer     `json:"gateways,omitempty"`
+	SelfTests []SelfTest `json:"self_tests"`
+	Sites     []Site     `json:"sites"`
+	// Changes are the addresses of service hosts and relays that came or went within the last week.
+	Changes []AddressChange `json:"address_changes"`
 }
 
 // Counts are the live sessions by kind and the bytes relayed since the start.
@@ -50,9 +57,11 @@ type Service struct {
 
 // Region is one cloud relay location as the gateway measures it.
 type Region struct {
-	Name  string  `json:"name"`
-	Up    bool    `json:"up"`
-	Use   bool    `json:"use"`
+	Name string `json:"name"`
+	Up   bool   `json:"up"`
+	Use  bool   `json:"use"`
+	// Drill: a drill cuts it for new sessions.
+	Drill bool    `json:"drill,omitempty"`
 	RTTms float64 `json:"rtt_ms"`
 	Rung  string  `json:"rung"`
 	Rungs []Rung  `json:"rungs"`
@@ -80,6 +89,7 @@ type CallServer struct {
 type Certificate struct {
 	Names   []string  `json:"names"`
 	Issuer  string    `json:"issuer"`
+	Begins  time.Time `json:"begins,omitzero"`
 	Expires time.Time `json:"expires"`
 	Source  string    `json:"source"`
 	Trusted bool      `json:"trusted"` // by browsers that nobody told of our root
@@ -93,6 +103,7 @@ type Session struct {
 	Service string        `json:"service"`
 	Region  string        `json:"region,omitempty"`
 	Rung    string        `json:"rung,omitempty"`
+	RTTms   float64       `json:"rtt_ms"` // of the rung it takes towards the region
 	QueueMS float64       `json:"queue_ms"`
 	Dropped uint64        `json:"dropped"`
 	Age     time.Duration `json:"age_ns"`
@@ -106,17 +117,58 @@ type Refused struct {
 	Write   string    `json:"write"` // the line that would allow it
 }
 
+// FilesLimit is the key of the limit that the operating system sets.
+const FilesLimit = "LimitNOFILE"
+
 // Limit is one limit and how much of it is in use.
 type Limit struct {
 	Key  string `json:"key"`
 	Used int    `json:"used"`
 	Max  int    `json:"max"`
+	// PerClient: it is one client's, and Used that of the busiest.
+	PerClient bool `json:"per_client,omitempty"`
+	// Refused counts what was refused because of it within the last minute.
+	Refused int `json:"refused"`
+}
+
+// SelfTest is one thing that the gateway tests about itself. State is pass, warn, fail or skipped.
+type SelfTest struct {
+	Kind     string `json:"kind"`
+	State    string `json:"state"`
+	Sentence string `json:"sentence"`
+	Advice   string `json:"advice,omitempty"`
+	Works    string `json:"works,omitempty"`
+}
+
+// Site is one part of the house: what it does now, and how far it has the PAC file. The counts of clients are of the last
+// day.
+type Site struct {
+	Name     string `json:"name"`
+	Sessions int    `json:"sessions"`
+	Clients  int    `json:"clients"` // seen at all
+	Fetched  int    `json:"fetched"` // fetched the PAC file
+	Through  int    `json:"through"` // use the gateway as a proxy
+	Direct   int    `json:"direct"`  // came to the services' hosts here without the proxy
+	Failed   int    `json:"failed"`  // were refused as a proxy's client, or did not get through
+	// Precall tests of the last day, and what most of the failed ones had.
+	Runs  int    `json:"precall_runs"`
+	Fails int    `json:"precall_fails"`
+	Cause string `json:"precall_cause,omitempty"`
+}
+
+// AddressChange is an address of a name that the firewall has a rule for, which came or went.
+type AddressChange struct {
+	Time    time.Time `json:"time"`
+	Host    string    `json:"host"`
+	Address string    `json:"address"`
+	Gone    bool      `json:"gone"`
 }
 
 // Event is something that happened and what to do about it.
 type Event struct {
 	Time     time.Time `json:"time"`
 	Kind     string    `json:"kind"`
+	About    string    `json:"about,omitempty"` // service/region
 	Sentence string    `json:"sentence"`
 	Advice   string    `json:"advice,omitempty"`
 }

@@ -8,7 +8,9 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,9 +82,25 @@ func (w *world) do(t *testing.T, method, path string, form url.Values, header ..
 	return res.StatusCode, string(body), res.Header
 }
 
+var tokenField = regexp.MustCompile(`name="token" value="([A-Z0-9]+)"`)
+
+// token is what the page's forms carry.
+func (w *world) token(t *testing.T) string {
+	t.Helper()
+	_, body, _ := w.do(t, "GET", "/status/", nil)
+	found := tokenField.FindStringSubmatch(body)
+	if found == nil {
+		t.Fatalf("the page has no form's token: %.300s", body)
+	}
+	return found[1]
+}
+
+// passwordHash is made once: it costs 64 MiB and a moment.
+var passwordHash = sync.OnceValues(func() (string, error) { return HashPassword(password) })
+
 func anna(t *testing.T) configs.AdminUser {
 	t.Helper()
-	hash, err := HashPassword(password)
+	hash, err := passwordHash()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +131,10 @@ func TestLoginOpensThePage(t *testing.T) {
 			t.Errorf("%s: %q, want %q", k, header.Get(k), want.Get(k))
 		}
 	}
-	if code, body, _ := w.do(t, "POST", "/status/logout", nil); code != 200 || !strings.Contains(body, `name="password"`) {
+	if code, _, _ := w.do(t, "POST", "/status/logout", nil); code != http.StatusForbidden {
+		t.Errorf("a logout without the form's token: %d", code)
+	}
+	if code, body, _ := w.do(t, "POST", "/status/logout", url.Values{"token": {w.token(t)}}); code != 200 || !strings.Contains(body, `name="password"`) {
 		t.Errorf("logout: %d", code)
 	}
 	if code, _, _ := w.do(t, "GET", "/status/api/snapshot", nil); code != http.StatusUnauthorized {
@@ -137,7 +158,7 @@ func TestSessionEnds(t *testing.T) {
 // TestRoutesWithoutSession walks every route by every odd spelling: no data without a login (abuse case F-01).
 func TestRoutesWithoutSession(t *testing.T) {
 	w := newWorld(t, anna(t))
-	for _, path := range []string{"/status/api/snapshot", "/status/api/snapshot/", "//status/api/snapshot", "/status//api/snapshot", "/status/api%2fsnapshot", "/STATUS/api/snapshot", "/status/logout", "/status/api/"} {
+	for _, path := range []string{"/status/api/live", "/status/week", "/status/config", "/status/drain", "/status/api/snapshot", "/status/api/snapshot/", "//status/api/snapshot", "/status//api/snapshot", "/status/api%2fsnapshot", "/STATUS/api/snapshot", "/status/logout", "/status/api/"} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS"} {
 			for _, cookie := range []string{"", sessionCookie + "=", sessionCookie + "=AAAAAAAAAAAAAAAAAAAAAAAAAA"} {
 				code, body, _ := w.do(t, method, path, nil, "Cookie", cookie)
@@ -314,7 +335,7 @@ func TestTexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	used = append(used, "login.wrong", "login.locked", "login.busy", "login.title", "nobody.title", "status.title") // from Go
+	used = append(used, "login.wrong", "login.locked", "login.busy", "login.title", "nobody.title", "status.title", "week.title", "config.title") // from Go
 	for _, p := range texts.Problems(used) {
 		t.Error(p)
 	}

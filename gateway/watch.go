@@ -1,0 +1,274 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hafen/configs"
+	"hafen/gateway/audit"
+	"hafen/gateway/events"
+	"hafen/gateway/netpolicy"
+	"hafen/gateway/status"
+)
+
+// watch is what the gateway finds out about itself beside its parts: disk, company proxy, limits that were hit; and whom it
+// tells: the incidents' notifier and the auditor's log.
+type watch struct {
+	events *events.Notifier
+	audit  atomic.Pointer[audit.Log] // of nil: off
+
+	drill drill
+	wg    sync.WaitGroup // of what looks
+
+	hurry chan struct{} // somebody waits for news of the company proxy
+
+	mu      sync.Mutex
+	proxy   proxyFinding
+	refused []refusedThen // of the last minute, oldest first
+}
+
+// proxyFinding is what came of asking the company proxy.
+type proxyFinding struct {
+	asked bool
+	host  string
+	err   error
+}
+
+// refusedThen is how much had been refused at a moment, by limit.
+type refusedThen struct {
+	at time.Time
+	by map[string]int
+}
+
+const (
+	// proxyPeriod is how often the company proxy is asked for a way out while nobody watches; proxyPause while somebody does.
+	proxyPeriod = 30 * time.Second
+	proxyPause  = 1500 * time.Millisecond
+	// proxyPatience is how long it may take.
+	proxyPatience = 3 * time.Second
+)
+
+func (g *Gateway) makeWatch() error {
+	c := g.config()
+	g.watch = &watch{hurry: make(chan struct{}, 1)}
+	g.watch.events = events.New(events.Options{Ways: eventWays(c), Dial: g.dialReports, Log: g.log.With("area", "events"), Now: g.opts.Now})
+	log, err := g.openAudit(c)
+	g.watch.audit.Store(log)
+	return err
+}
+
+func eventWays(c *configs.Config) events.Ways {
+	m := c.Events.Mail
+	return events.Ways{Gateway: c.Name, Webhook: c.Events.Webhook, MailServer: m.Server, From: m.From, To: m.To}
+}
+
+// openAudit opens the auditor's log of a configuration; nil where there is none.
+func (g *Gateway) openAudit(c *configs.Config) (*audit.Log, error) {
+	return audit.Open(audit.Options{
+		Gateway: c.Name, File: c.Audit.File, Retention: c.Audit.Retention, Syslog: c.Audit.Syslog, FullAddresses: c.Audit.FullAddresses,
+		Dial: g.dialReports, Log: g.log.With("area", "audit"), Now: g.opts.Now,
+	})
+}
+
+// prepareWatch opens what another configuration wants told; use has it told from then on.
+func (g *Gateway) prepareWatch(c *configs.Config) (use func(), err error) {
+	last, before := g.config(), g.watch.audit.Load()
+	log := before
+	if last.Audit != c.Audit || last.Name != c.Name {
+		if log, err = g.openAudit(c); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		g.watch.events.Use(eventWays(c))
+		g.watch.audit.Store(log)
+		log.Write(audit.Record{Event: "config", Status: "ok", Detail: changes(last, c)})
+		if log != before {
+			g.watch.wg.Go(func() { _ = before.Close() }) // it writes what waits
+		}
+	}, nil
+}
+
+// startWatch begins to look; what looks ends with Stop, before the parts that it looks at are closed.
+func (g *Gateway) startWatch() {
+	for _, look := range []func(context.Context){g.status.Run, g.watch.events.Run, g.askProxy} {
+		g.watch.wg.Go(func() { look(g.ctx) })
+	}
+}
+
+// dialReports dials what takes events and audit records: a server of the house or of this machine, or through the company proxy.
+func (g *Gateway) dialReports(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.dialer().DialVia(ctx, network, addr, netpolicy.Scope{Private: slices.Concat(houseNetworks(), ownNetworks)})
+}
+
+var ownNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
+// askProxy asks the company proxy for a way to a call server, now and at intervals.
+func (g *Gateway) askProxy(ctx context.Context) {
+	for ctx.Err() == nil {
+		asked := time.Now()
+		g.askProxyOnce(ctx)
+		select {
+		case <-time.After(proxyPeriod):
+		case <-ctx.Done():
+		case <-g.watch.hurry:
+			select {
+			case <-time.After(proxyPause - time.Since(asked)):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func (g *Gateway) askProxyOnce(ctx context.Context) {
+	now := g.now.Load()
+	var found proxyFinding
+	if host, service := proxied(now); host != "" {
+		try, cancel := context.WithTimeout(ctx, proxyPatience)
+		defer cancel()
+		conn, err := now.dialer.DialVia(try, "tcp", net.JoinHostPort(host, "443"), scopeOf(service))
+		if err == nil {
+			_ = conn.Close()
+		}
+		found = proxyFinding{true, host, err}
+	}
+	g.watch.mu.Lock()
+	defer g.watch.mu.Unlock()
+	g.watch.proxy = found
+}
+
+// proxied is the first call server that is reached through the company proxy; "" where there is none.
+func proxied(now *generation) (string, *configs.Service) {
+	if now.dialer.Proxy == nil {
+		return "", nil
+	}
+	for i := range now.config.Services {
+		s := &now.config.Services[i]
+		for _, host := range s.CallServers() {
+			if !now.dialer.Proxy.Exempt(host, 443) {
+				return host, s
+			}
+		}
+	}
+	return "", nil
+}
+
+// hurryUp has everything asked that is asked at intervals: somebody has the status page open.
+func (g *Gateway) hurryUp() {
+	g.signaling.Hurry()
+	select {
+	case g.watch.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// observed hands what is wrong to the notifier.
+func (g *Gateway) observed(s status.Snapshot) {
+	var conditions []events.Condition
+	for _, f := range s.Faults {
+		if f.Level != status.Notice {
+			conditions = append(conditions, events.Condition{
+				ID: f.ID, Kind: f.Kind, Critical: f.Level == status.Critical, Cause: f.Sentence, Todo: f.Advice, Works: f.Works, Manual: f.Manual,
+			})
+		}
+	}
+	touched := events.Touched{Calls: s.Counts.Allocations}
+	for _, site := range s.Sites {
+		if site.Clients > 0 || site.Sessions > 0 {
+			touched.Sites = append(touched.Sites, site.Name)
+		}
+	}
+	g.watch.events.Observe(conditions, touched)
+}
+
+// selfTests are what the gateway tests about itself, for the status page.
+func (g *Gateway) selfTests() []status.SelfTest {
+	all := []status.SelfTest{g.diskTest()}
+	if g.dialer().Proxy != nil {
+		all = append(all, g.proxyTest())
+	}
+	return append(all, g.auditTest(), g.eventsTest())
+}
+
+func (g *Gateway) diskTest() status.SelfTest {
+	t := status.SelfTest{Kind: "disk", State: "pass", Works: "Calls are not affected."}
+	free, total, err := diskFree(g.config().DataDir)
+	const mib = 1 << 20
+	t.Advice = fmt.Sprintf("Make room below %s: certificates, reports and the audit log can't be kept on a full disk.", g.config().DataDir)
+	switch {
+	case err != nil:
+		t.State, t.Sentence, t.Advice = "skipped", "The disk of data_dir can't be asked: "+err.Error(), ""
+	case free < fullBelow:
+		t.State, t.Sentence = "fail", fmt.Sprintf("The disk of data_dir is full: %d MiB are free.", free/mib)
+	case free < nearlyFullBelow || free < total/20:
+		t.State, t.Sentence = "warn", fmt.Sprintf("The disk of data_dir is nearly full: %d MiB are free.", free/mib)
+	default:
+		t.Sentence, t.Advice = fmt.Sprintf("The disk of data_dir has room: %d MiB are free.", free/mib), ""
+	}
+	return t
+}
+
+func (g *Gateway) proxyTest() status.SelfTest {
+	g.watch.mu.Lock()
+	found := g.watch.proxy
+	g.watch.mu.Unlock()
+	t := status.SelfTest{Kind: "company-proxy", State: "pass", Sentence: "The company proxy lets the gateway through.", Works: "What needs no proxy works."}
+	switch {
+	case !found.asked:
+		t.State, t.Sentence = "skipped", "The company proxy has not been asked yet."
+	case found.err != nil:
+		t.State, t.Sentence, t.Advice = "fail", fmt.Sprintf("The company proxy does not let the gateway through to %s.", found.host), found.err.Error()
+	}
+	return t
+}
+
+func (g *Gateway) auditTest() status.SelfTest {
+	on, failure, lost := g.watch.audit.Load().State()
+	t := status.SelfTest{Kind: "audit-log", State: "pass", Sentence: "The audit log is written.", Works: "Calls are not affected."}
+	switch {
+	case !on:
+		t.State, t.Sentence = "skipped", "There is no audit log."
+	case failure != "" && lost > 0:
+		t.State, t.Sentence, t.Advice = "warn", fmt.Sprintf("The audit log is not written, %d records were lost.", lost), failure
+	case failure != "":
+		t.State, t.Sentence, t.Advice = "warn", "The audit log is not written.", failure
+	}
+	return t
+}
+
+func (g *Gateway) eventsTest() status.SelfTest {
+	configured, failure, _ := g.watch.events.Delivery()
+	t := status.SelfTest{Kind: "event-delivery", State: "pass", Sentence: "Events are delivered.", Works: "Calls are not affected."}
+	switch {
+	case !configured:
+		t.State, t.Sentence = "skipped", "Events go nowhere: neither events.webhook nor events.mail is set."
+	case failure != "":
+		t.State, t.Sentence, t.Advice = "warn", "An event could not be delivered.", failure
+	}
+	return t
+}
+
+// refusedNow notes how much was refused because of each limit, and tells how much of that was within the last minute.
+func (w *watch) refusedNow(now time.Time, by map[string]int) map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.refused) > 0 && now.Sub(w.refused[0].at) > time.Minute {
+		w.refused = w.refused[1:]
+	}
+	recent := make(map[string]int)
+	if len(w.refused) > 0 {
+		for key, n := range by {
+			recent[key] = n - w.refused[0].by[key]
+		}
+	}
+	if n := len(w.refused); n == 0 || now.Sub(w.refused[n-1].at) >= time.Second {
+		w.refused = append(w.refused, refusedThen{now, by})
+	}
+	return recent
+}
