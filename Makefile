@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,8 +73,11 @@ bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
-long: deps ## what takes minutes: a region that comes nearer, seen by a running call (root)
-	$(GO) test -count=1 -timeout 20m -v -run '^TestNearestMoves$$' ./cmd/hafen/e2e -long
+long: deps ## what takes minutes: distances that wobble for ten, then a region that comes nearer, seen by a running call (root)
+	$(GO) test -count=1 -timeout 20m -v -run '^TestNearestMoves$$' ./cmd/hafen/e2e -long -wobble 10m
+
+turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
+	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)

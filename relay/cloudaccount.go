@@ -30,9 +30,10 @@ const (
 	maxICEServers     = 64 << 10
 )
 
-// cloudAccount is how the gateway proves itself to the regions of one service (turn_credentials).
+// cloudAccount is how the gateway proves itself to the regions of one service (turn_credentials): in mode terminate, and for probes
+// with real allocations.
 type cloudAccount struct {
-	fixed *probeAccount
+	fixed *fixedAccount
 	url   string
 	http  *http.Client
 	now   func() time.Time
@@ -42,19 +43,18 @@ type cloudAccount struct {
 	until              time.Time
 }
 
-var errNoCredentials = errors.New("turn_credentials: mode terminate needs secret_file, username with password_file, or url")
-
+// newCloudAccount is nil where the service gave nothing.
 func newCloudAccount(c *configs.Service, d *netpolicy.Dialer, now func() time.Time) (*cloudAccount, error) {
-	fixed, err := newProbeAccount(c.TURNCredentials)
+	fixed, err := newFixedAccount(c.TURNCredentials)
 	if err != nil {
 		return nil, err
 	}
 	a := &cloudAccount{fixed: fixed, url: c.TURNCredentials.URL, now: now}
-	if fixed != nil {
+	switch {
+	case fixed != nil:
 		return a, nil
-	}
-	if a.url == "" {
-		return nil, errNoCredentials
+	case a.url == "":
+		return nil, nil
 	}
 	roots, err := rootsWith(c.CAFile)
 	if err != nil {

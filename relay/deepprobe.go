@@ -6,59 +6,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/pion/stun/v2"
-
-	"hafen/configs"
 )
-
-// probeAccount is what a service gave the gateway for its own tests (turn_credentials). nil: nothing.
-type probeAccount struct {
-	mint               *authority // a shared secret
-	username, password string
-}
-
-// newProbeAccount reads the files that a service's turn_credentials name.
-func newProbeAccount(c configs.TURNCredentials) (*probeAccount, error) {
-	switch {
-	case c.SecretFile != "":
-		secret, err := readLine(c.SecretFile)
-		if err != nil {
-			return nil, fmt.Errorf("turn_credentials.secret_file: %w", err)
-		}
-		return &probeAccount{mint: &authority{secret: []byte(secret)}}, nil
-	case c.Username != "" && c.PasswordFile != "":
-		password, err := readLine(c.PasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("turn_credentials.password_file: %w", err)
-		}
-		return &probeAccount{username: c.Username, password: password}, nil
-	}
-	return nil, nil
-}
-
-// readLine is the first line of a file, without what editors put around it.
-func readLine(file string) (string, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	line, _, _ := strings.Cut(string(content), "\n")
-	if line = strings.TrimSpace(line); line == "" {
-		return "", fmt.Errorf("%s: its first line is empty", file)
-	}
-	return line, nil
-}
-
-func (a *probeAccount) at(now time.Time) (username, password string) {
-	if a.mint != nil {
-		return a.mint.mint("hafen-probe", now.Add(probeLifetime))
-	}
-	return a.username, a.password
-}
 
 // deepFinding is what a real allocation taught about a region that answers Binding.
 type deepFinding struct {

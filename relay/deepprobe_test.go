@@ -1,7 +1,10 @@
 package relay
 
 import (
+	"encoding/json"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +86,7 @@ func TestDeepProbe(t *testing.T) {
 			if p.looped != tt.looped {
 				t.Errorf("looped %v", p.looped)
 			}
-			username, password := o.services[0].account.at(time.Now())
+			username, password, _ := o.services[0].account.get(t.Context())
 			finding, err := p.deep(t.Context(), username, password)
 			if err != nil || finding.refuses != "" || finding.tried != tt.tried || finding.looped != tt.looped {
 				t.Errorf("%+v, %v", finding, err)
@@ -139,15 +142,40 @@ func TestDeepFindings(t *testing.T) {
 	}
 }
 
-func TestProbeAccount(t *testing.T) {
-	a, err := newProbeAccount(configs.TURNCredentials{Username: "user", PasswordFile: writeFile(t, " pass word \r\nsecond line\n")})
+// TestDeepProbeWithURL: the credentials of turn_credentials.url are good for probes; an endpoint that fails is nothing against a region.
+func TestDeepProbeWithURL(t *testing.T) {
+	addr := newTURN(t, "secret", true)
+	down := false
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if down {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		username, password := authority{secret: []byte("secret")}.mint("us", time.Now().Add(time.Hour))
+		_ = json.NewEncoder(w).Encode(map[string]any{"iceServers": []map[string]string{{"username": username, "credential": password}}})
+	}))
+	t.Cleanup(service.Close)
+	for _, down = range []bool{false, true} {
+		url := "turn:one.test:" + strings.TrimPrefix(addr.String(), "127.0.0.1:") + "?transport=udp"
+		o := newOutside(t, nil, []configs.Region{{Name: "one", URLs: []string{url}, Use: true}}, map[string]string{"one.test": "127.0.0.1"}, nil)
+		o.services[0].account = &cloudAccount{url: service.URL, http: service.Client(), now: o.now}
+		o.drive(3 * time.Second)
+		p, rg := o.services[0].regions[0].rungs[0].current, o.rungOf("one", "udp")
+		if rg.State != "up" || p.looped == down || strings.Contains(rg.Note, "turn_credentials.url") != down {
+			t.Errorf("endpoint down %v: looped %v, %+v", down, p.looped, rg)
+		}
+	}
+}
+
+func TestFixedAccount(t *testing.T) {
+	a, err := newFixedAccount(configs.TURNCredentials{Username: "user", PasswordFile: writeFile(t, " pass word \r\nsecond line\n")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u, p := a.at(time.Now()); u != "user" || p != "pass word" {
-		t.Errorf("%q %q", u, p)
+	if a.username != "user" || a.password != "pass word" {
+		t.Errorf("%q %q", a.username, a.password)
 	}
-	if a, err := newProbeAccount(configs.TURNCredentials{}); a != nil || err != nil {
+	if a, err := newFixedAccount(configs.TURNCredentials{}); a != nil || err != nil {
 		t.Errorf("nothing given: %v, %v", a, err)
 	}
 }

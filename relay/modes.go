@@ -105,13 +105,13 @@ func finder(test *testRelay, clients authority, known func() guests, main backen
 
 // guests are the accounts of the services, by name: a service that lists the gateway among its ICE servers itself gives browsers the
 // same credentials for it as for its own relays. The first service is also the one of clients who named none.
-type guests map[string]*probeAccount
+type guests map[string]*fixedAccount
 
 func newGuests(c *configs.Config) (guests, error) {
 	all := make(guests)
 	for i := range c.Services {
 		s := &c.Services[i]
-		account, err := newProbeAccount(s.TURNCredentials)
+		account, err := newFixedAccount(s.TURNCredentials)
 		if err != nil {
 			return nil, fmt.Errorf("service %s: %w", s.Name, err)
 		}

@@ -26,8 +26,6 @@ const (
 	// resendFirst is the time to the first retransmission of a request (RFC 8489 section 6.2.1 says 500 ms; a probe
 	// is not patient).
 	resendFirst = 200 * time.Millisecond
-	// probeLifetime is how long a credential minted for a probe is good.
-	probeLifetime = 10 * time.Minute
 	// loopTries and loopPause say how a packet is sent around through a relay: UDP may lose it.
 	loopTries = 5
 	loopPause = 150 * time.Millisecond

@@ -55,7 +55,7 @@ type callService struct {
 	scope   netpolicy.Scope
 	roots   *x509.CertPool // nil: the system's
 	asAsked bool
-	account *probeAccount
+	account *cloudAccount // nil: none was given
 	regions []*region
 
 	// Guarded by regions.mu.
@@ -133,7 +133,7 @@ func (r *regions) newService(c *configs.Service, allowed []string) (*callService
 	if s.roots, err = rootsWith(c.CAFile); err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
-	if s.account, err = newProbeAccount(c.TURNCredentials); err != nil {
+	if s.account, err = newCloudAccount(c, r.dialer, r.now); err != nil {
 		return nil, err
 	}
 	var proxy *netpolicy.Proxy

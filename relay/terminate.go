@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/pion/logging"
@@ -34,11 +33,10 @@ const (
 // pion's turn.Client makes the allocation, keeps it alive and runs the transactions. Data does not pass through it: the channel
 // that a client binds is bound at the region under the same number, so ChannelData passes both ways as it came.
 type cloudRelay struct {
-	server   *Server
-	accounts atomic.Pointer[map[string]*cloudAccount] // by service
-	quiet    logging.LoggerFactory
-	buffers  packetBuffers
-	sends    sync.Pool
+	server  *Server
+	quiet   logging.LoggerFactory
+	buffers packetBuffers
+	sends   sync.Pool
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -50,29 +48,24 @@ type cloudRelay struct {
 func newCloudRelay(s *Server) (*cloudRelay, error) {
 	r := &cloudRelay{server: s}
 	now := s.setup.Load()
-	use, err := r.prepare(now.config, now.dialer)
-	if err != nil {
+	if _, err := r.prepare(now.config, now.dialer); err != nil {
 		return nil, err
 	}
-	use()
 	r.quiet = &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
 	r.sends.New = func() any { return new(oneFrame) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }
 
-// prepare implements modeBackend. Allocations at regions stay, with the credentials they were made with.
-func (r *cloudRelay) prepare(c *configs.Config, d *netpolicy.Dialer) (use func(), err error) {
-	accounts := make(map[string]*cloudAccount)
-	for i := range c.Services {
-		s := &c.Services[i]
-		account, err := newCloudAccount(s, d, r.server.now)
-		if err != nil {
-			return nil, fmt.Errorf("service %s: %w", s.Name, err)
+// prepare implements modeBackend. Allocations at regions stay, with the credentials they were made with; new ones take those of the
+// regions in force.
+func (r *cloudRelay) prepare(c *configs.Config, _ *netpolicy.Dialer) (use func(), err error) {
+	for _, s := range c.Services {
+		if s.TURNCredentials == (configs.TURNCredentials{}) {
+			return nil, fmt.Errorf("service %s: %w", s.Name, errNoCredentials)
 		}
-		accounts[s.Name] = account
 	}
-	return func() { r.accounts.Store(&accounts) }, nil
+	return func() {}, nil
 }
 
 // begin runs f beside; false: the relay is closed.
@@ -95,6 +88,8 @@ func (r *cloudRelay) close() {
 	r.cancel()
 	r.wg.Wait()
 }
+
+var errNoCredentials = errors.New("turn_credentials: mode terminate needs secret_file, username with password_file, or url")
 
 var errForgotten = errors.New("the region has forgotten the allocation")
 
@@ -133,14 +128,10 @@ func (r *cloudRelay) open(a *allocation, want wanted) (*cloudAddress, error) {
 
 func (r *cloudRelay) openAny(ctx context.Context, a *allocation, want wanted) (*cloudAddress, error) {
 	service := r.server.regions().serviceNamed(a.tuple.client.Service)
-	var from *cloudAccount
-	if service != nil {
-		from = (*r.accounts.Load())[service.name]
-	}
-	if from == nil {
+	if service == nil {
 		return nil, &turnError{code: codeServerError, why: fmt.Sprintf("there is no service %q", a.tuple.client.Service)}
 	}
-	username, password, err := from.get(ctx)
+	username, password, err := service.account.get(ctx)
 	if err != nil {
 		return nil, &turnError{code: codeServerError, why: err.Error()}
 	}

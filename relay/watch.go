@@ -265,20 +265,28 @@ func (p *path) startDeep(now time.Time, d duty) {
 	}
 	p.deepBusy = true
 	p.deepAt = now.Add(time.Duration(float64(deepEvery) * g.out.jitter()))
-	username, password := g.of.account.at(now)
-	g.out.spawn(func(ctx context.Context) { p.deepOnce(ctx, username, password) })
+	g.out.spawn(p.deepOnce)
 }
 
-func (p *path) deepOnce(parent context.Context, username, password string) {
+func (p *path) deepOnce(parent context.Context) {
 	ctx, cancel := context.WithTimeout(parent, deepTimeout)
 	defer cancel()
-	finding, err := p.deep(ctx, username, password)
+	var finding deepFinding
+	username, password, none := p.rung.region.of.account.get(ctx)
+	err := none
+	if none == nil {
+		finding, err = p.deep(ctx, username, password)
+	}
 	if parent.Err() != nil {
 		return
 	}
 	p.rung.region.out.found(func(now time.Time) {
 		p.deepBusy = false
-		p.learn(now, finding, err)
+		if none != nil { // that says nothing about the region
+			p.note = none.Error()
+		} else {
+			p.learn(now, finding, err)
+		}
 		p.rung.elect()
 		p.rung.region.tell(now)
 	})

@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,7 +55,19 @@ type abuse struct {
 // newAbuse stands it up. change edits the configuration.
 func newAbuse(t *testing.T, change ...func(string) string) *abuse {
 	t.Helper()
-	a := &abuse{laboratory: &laboratory{t: t, dir: t.TempDir(), net: newAbuseNetwork(t)}}
+	a := layAbuse(t)
+	cfg := a.config()
+	for _, f := range change {
+		cfg = f(cfg)
+	}
+	a.run(cfg)
+	return a
+}
+
+// layAbuse stands up all but the gateway.
+func layAbuse(t *testing.T) *abuse {
+	t.Helper()
+	a := &abuse{laboratory: &laboratory{t: t, dir: t.TempDir(), net: newNetwork(t)}}
 	a.ca = newAuthority(t, a.dir)
 	a.dmz = a.net.host("dmz")
 	a.cloud = a.net.host("cloud", 3, 11)
@@ -68,23 +79,7 @@ func newAbuse(t *testing.T, change ...func(string) string) *abuse {
 	a.fra = startCoturn(t, a.cloud, a.ca, fraName, fraAddr)
 	t.Cleanup(func() { _ = unix.Kill(-a.fra.cmd.Process.Pid, unix.SIGKILL) }) // it takes its time to end by itself
 	a.startUpstream()
-	cfg := a.config()
-	for _, f := range change {
-		cfg = f(cfg)
-	}
-	a.run(cfg)
 	return a
-}
-
-var abuseNetworks atomic.Int32
-
-// newAbuseNetwork is a network whose namespaces have names of their own, so that two may stand at once.
-func newAbuseNetwork(t *testing.T) *network {
-	t.Helper()
-	n := &network{t: t, prefix: fmt.Sprintf("hf%d%c-", os.Getpid()%100000, 'a'+rune(abuseNetworks.Add(1)-1))}
-	n.core = n.namespace("core")
-	n.core.run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-	return n
 }
 
 func (a *abuse) config() string {

@@ -34,6 +34,8 @@ const (
 	attrNonce     = 0x0015
 	attrRelayed   = 0x0016
 	attrTransport = 0x0019
+	attrFamily    = 0x0017
+	attrLifetime  = 0x000d
 )
 
 var magicCookie = []byte{0x21, 0x12, 0xa4, 0x42}
@@ -200,20 +202,27 @@ func (c *turnClient) challenge() error {
 }
 
 // allocate wins an allocation, or returns the code of the refusal.
-func (c *turnClient) allocate() (int, error) {
+func (c *turnClient) allocate(attrs ...[]byte) (int, error) {
 	if err := c.challenge(); err != nil {
 		return 0, err
 	}
-	answer, err := c.ask(c.signed(typeAllocate, udpTransport))
+	return c.allocateSigned(attrs...)
+}
+
+// allocateSigned does so with the nonce at hand.
+func (c *turnClient) allocateSigned(attrs ...[]byte) (int, error) {
+	answer, err := c.ask(c.signed(typeAllocate, append([][]byte{udpTransport}, attrs...)...))
 	if err != nil {
 		return 0, err
 	}
-	if v := find(answer, attrRelayed); len(v) == 8 {
-		var ip [4]byte
+	if v := find(answer, attrRelayed); len(v) == 8 || len(v) == 20 {
+		mask := append(append([]byte(nil), magicCookie...), answer[8:20]...)
+		ip := make([]byte, len(v)-4)
 		for i := range ip {
-			ip[i] = v[4+i] ^ magicCookie[i]
+			ip[i] = v[4+i] ^ mask[i]
 		}
-		c.relayed = netip.AddrPortFrom(netip.AddrFrom4(ip), binary.BigEndian.Uint16(v[2:])^0x2112)
+		addr, _ := netip.AddrFromSlice(ip)
+		c.relayed = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(v[2:])^0x2112)
 	}
 	return stunCode(answer), nil
 }

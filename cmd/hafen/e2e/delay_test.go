@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
@@ -200,6 +201,9 @@ func nearest(t *testing.T) {
 	l.waitChosen("frankfurt", 10*time.Second)
 }
 
+// wobble is ten minutes in make long.
+var wobble = flag.Duration("wobble", time.Minute, "how long the distances of regions wobble before one of them moves")
+
 // TestNearestMoves: the regions' distances change. A wobble moves nobody; a region that has been nearer for half a minute
 // gets the new calls, and the calls that there are stay where they are.
 func TestNearestMoves(t *testing.T) {
@@ -218,7 +222,7 @@ func TestNearestMoves(t *testing.T) {
 	l.waitRungs("frankfurt", "udp:3478")
 	l.waitChosen("london", 20*time.Second)
 	call := l.smallCall(t, ward, "tls", 10*time.Second)
-	for i, end := 0, time.Now().Add(time.Minute); time.Now().Before(end); i++ {
+	for i, end := 0, time.Now().Add(*wobble); time.Now().Before(end); i++ {
 		line.set(t, london.addr, 15*time.Millisecond+time.Duration(i%3-1)*8*time.Millisecond)
 		line.set(t, frankfurt.addr, 20*time.Millisecond-time.Duration(i%3-1)*8*time.Millisecond)
 		time.Sleep(2 * time.Second)

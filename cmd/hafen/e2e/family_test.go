@@ -12,15 +12,21 @@ import (
 func (n *network) host6(short string, extra ...int) *namespace {
 	n.t.Helper()
 	ns := n.host(short, extra...)
-	link := fmt.Sprintf("v%s%d", strings.TrimSuffix(strings.TrimPrefix(n.prefix, "hf"), "-"), n.subnet)
-	base := fmt.Sprintf("fd00:%d::", 10*n.subnet)
+	ns.run(n.t, "ip", "route", "add", "default", "via", n.six(ns, n.subnet, extra...))
+	return ns
+}
+
+// six gives a host IPv6 addresses like its others, and returns the router's.
+func (n *network) six(ns *namespace, subnet int, extra ...int) string {
+	n.t.Helper()
+	link := fmt.Sprintf("v%s%d", strings.TrimSuffix(strings.TrimPrefix(n.prefix, "hf"), "-"), subnet)
+	base := fmt.Sprintf("fd00:%d::", 10*subnet)
 	n.core.run(n.t, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
 	n.core.run(n.t, "ip", "addr", "add", base+"1/64", "dev", link, "nodad")
 	for _, last := range append([]int{2}, extra...) {
 		ns.run(n.t, "ip", "addr", "add", fmt.Sprintf("%s%d/64", base, last), "dev", "eth0", "nodad")
 	}
-	ns.run(n.t, "ip", "route", "add", "default", "via", base+"1")
-	return ns
+	return base + "1"
 }
 
 // without takes one family's addresses away: 4 or 6.

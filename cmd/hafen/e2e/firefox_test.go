@@ -132,13 +132,64 @@ func (f *firefox) stats() (s callStats) {
 
 // TestFirefoxThroughPAC: Firefox and Chromium in one call, both with nothing but the PAC file; TURN over TCP is bridged.
 func TestFirefoxThroughPAC(t *testing.T) {
+	needFirefox(t)
+	scenario(t, firefoxThroughPAC)
+}
+
+func needFirefox(t *testing.T) {
+	t.Helper()
 	if _, err := exec.LookPath("firefox-esr"); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("no firefox-esr (make deps installs it on Debian)")
 		}
 		t.Skip("no firefox-esr (make deps installs it on Debian)")
 	}
-	scenario(t, firefoxThroughPAC)
+}
+
+// TestFirefoxModes: Firefox and Chromium in one call, with credentials of the gateway's own, in the modes in which it checks them.
+func TestFirefoxModes(t *testing.T) {
+	needFirefox(t)
+	scenario(t, firefoxModes)
+}
+
+func firefoxModes(t *testing.T) {
+	l := modesLaboratory(t)
+	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr}, onlyGateway)
+	var fox *firefox
+	var chromium *tab
+	for mode, relays := range map[string]string{"terminate": fraAddr + " " + lonAddr, "local": relayAddr} {
+		l.runMode(mode)
+		address := "https://" + callName + "/r/" + mode + "?join=1&relay=1&video=small&transport=tls"
+		if fox == nil {
+			fox = newFirefox(t, ward, l.ca, "function FindProxyForURL() { return 'DIRECT'; }")
+			chromium = newBrowser(t, ward, l.ca).tab(t)
+		}
+		fox.open(address)
+		must(t, chromium.navigate(address))
+		mediaFlows(t, chromium)
+		fox.mediaFlows()
+		if at := chromium.relayedAddress(); !strings.Contains(relays, at) || at == "" {
+			t.Errorf("%s: Chromium's media is relayed from %q, want %s", mode, at, relays)
+		}
+		if now := fox.stats(); now.Pair.Local.RelayProtocol != "tls" {
+			t.Errorf("%s: Firefox's media goes over %q, want tls", mode, now.Pair.Local.RelayProtocol)
+		}
+		if n := l.metric("hafen_relay_allocations"); n < 2 {
+			t.Errorf("%s: the gateway counts %v allocations, want 2 at least", mode, n)
+		}
+		fox.open("about:blank")
+		must(t, chromium.navigate("about:blank"))
+	}
+}
+
+// mediaFlows waits until the page decodes video frames and receives audio, more than it had.
+func (f *firefox) mediaFlows() {
+	f.t.Helper()
+	before, now := f.stats(), callStats{}
+	waitForOr(f.t, "media in Firefox", callTimeout, func() bool {
+		now = f.stats()
+		return now.FramesDecoded > before.FramesDecoded+10 && now.PacketsReceived > before.PacketsReceived+20
+	}, func() string { return fmt.Sprintf("before %+v, now %+v", before, now) })
 }
 
 func firefoxThroughPAC(t *testing.T) {
@@ -152,11 +203,8 @@ func firefoxThroughPAC(t *testing.T) {
 	chromium := newBrowser(t, ward, l.ca, pacFlag(pac)).open(t, address)
 	mediaFlows(t, chromium)
 	udp := count("udp")
-	before, now := fox.stats(), callStats{}
-	waitForOr(t, "media in Firefox", callTimeout, func() bool {
-		now = fox.stats()
-		return now.FramesDecoded > before.FramesDecoded+10 && now.PacketsReceived > before.PacketsReceived+20
-	}, func() string { return fmt.Sprintf("before %+v, now %+v", before, now) })
+	fox.mediaFlows()
+	now := fox.stats()
 	if now.Signaling != "websocket" || now.Pair.Local.RelayProtocol != "tcp" {
 		t.Errorf("Firefox: signaling %q, media over %q: want websocket and tcp", now.Signaling, now.Pair.Local.RelayProtocol)
 	}

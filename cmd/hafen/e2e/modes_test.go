@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -171,72 +172,97 @@ func restPassword(secret, username string) string {
 	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// How much TestTurnutilsModes sends. The real thing is -clients 200 -messages 200, and takes minutes.
+// How much TestTurnutilsModes sends. The real thing is make turnutils, and takes a quarter of an hour.
 var (
 	loadClients  = flag.Int("clients", aFew, "clients of the relay modes' load")
 	loadMessages = flag.Int("messages", 20, "messages of each of them")
+	loadLeave    = flag.Bool("leave", false, "wait until the allocations of UDP clients have ended by themselves")
 )
 
 // aFew are clients enough for every day.
 const aFew = 8
+
+// udpLifetime is what turnutils_uclient asks for. Over UDP it leaves without giving anything back.
+const udpLifetime = 777 * time.Second
 
 // refusedAllocations are the lines in which the gateway says why an allocation failed.
 var refusedAllocations = regexp.MustCompile(`an allocation failed.*`)
 
 var loadReport = regexp.MustCompile(`Total lost packets (\d+)`)
 
-// TestTurnutilsModes drives each mode with coturn's own load client over each transport: nothing may be lost, and what streams
-// held is given back.
+// loading is held by the one who loads: modes wait beside each other, and are loaded one after the other.
+var loading sync.Mutex
+
+// TestTurnutilsModes drives each mode with coturn's own load client over each transport: nothing may be lost, and what clients held
+// is given back: allocations are none, goroutines as many as before.
 func TestTurnutilsModes(t *testing.T) {
-	l := modesLaboratory(t)
-	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway, "ip daddr "+gatewayAddr+" udp dport 443")
 	modes := []string{"terminate", "local"}
 	if *loadClients > aFew { // TestTurnutils has a few for the bridge
 		modes = append(modes, "bridge")
 	}
 	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) {
-			l.t = t
+			t.Parallel()
+			l := modesLaboratory(t)
 			l.runMode(mode)
+			ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway, "ip daddr "+gatewayAddr+" udp dport 443")
 			// The load client binds channels of RFC 5766, up to 0x7FFF. RFC 8656 has them end at 0x4FFF, and so does the gateway where it
 			// is the one to judge; there the client sends indications.
 			secret, method := ownSecret, []string{"-s"}
 			if mode == "bridge" {
 				secret, method = relaySecret, nil
 			}
-			t.Run("streams", func(t *testing.T) {
-				for via, flags := range map[string][]string{"tls": {"-t", "-S"}, "tcp": {"-t"}} {
-					t.Run(via, func(t *testing.T) {
-						if *loadClients <= aFew {
-							t.Parallel()
-						}
-						l.load(t, ward, secret, append(flags, method...))
-					})
+			base := l.metric("go_goroutines ")
+			for _, via := range []struct {
+				name  string
+				flags []string
+			}{{"tls", []string{"-t", "-S"}}, {"tcp", []string{"-t"}}, {"udp", nil}} {
+				l.load(t, ward, via.name, secret, append(via.flags, method...))
+				switch {
+				case via.name != "udp":
+					l.givenBack(t, base, 15*time.Second)
+				case *loadLeave:
+					l.givenBack(t, base, udpLifetime+time.Minute)
 				}
-			})
-			waitForMetric(t, l, "hafen_relay_allocations", 0)
-			// A UDP client that leaves without a Refresh is gone only when its allocation's lifetime is over: so it comes last.
-			t.Run("udp", func(t *testing.T) { l.load(t, ward, secret, method) })
+			}
 		})
 	}
 }
 
-func (l *laboratory) load(t *testing.T, ward *namespace, secret string, flags []string) {
+// givenBack waits until nothing is left of the load. The few goroutines that probes come and go with are allowed for.
+func (l *laboratory) givenBack(t *testing.T, base float64, within time.Duration) {
 	t.Helper()
+	const probes = 12
+	var allocations, goroutines float64
+	waitForOr(t, "what the load held to be given back", within, func() bool {
+		allocations, goroutines = l.metric("hafen_relay_allocations "), l.metric("go_goroutines ")
+		return allocations == 0 && goroutines > 0 && goroutines <= base+probes
+	}, func() string {
+		return fmt.Sprintf("%v allocations, %v goroutines; %v before", allocations, goroutines, base)
+	})
+	t.Logf("%v allocations, %v goroutines; %v before", allocations, goroutines, base)
+}
+
+func (l *laboratory) load(t *testing.T, ward *namespace, via, secret string, flags []string) {
+	t.Helper()
+	if *loadClients > aFew {
+		loading.Lock()
+		defer loading.Unlock()
+	}
 	began := time.Now()
 	args := append([]string{
 		"-y", "-c", "-z", "20", "-m", fmt.Sprint(*loadClients), "-n", fmt.Sprint(*loadMessages), "-l", "200", "-p", "443", "-u", "tester", "-W", secret,
 	}, flags...)
 	out, err := ward.command(t.Context(), "turnutils_uclient", append(args, gatewayAddr)...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("turnutils_uclient: %v\n%s\nthe gateway: %q", err, lastLines(string(out), 3000), refusedAllocations.FindAllString(l.gateway.out.String(), 5))
+		t.Fatalf("%s: turnutils_uclient: %v\n%s\nthe gateway: %q", via, err, lastLines(string(out), 3000), refusedAllocations.FindAllString(l.gateway.out.String(), 5))
 	}
 	found := loadReport.FindAllStringSubmatch(string(out), -1)
 	if len(found) == 0 {
-		t.Fatalf("no count of lost packets:\n%s", lastLines(string(out), 3000))
+		t.Fatalf("%s: no count of lost packets:\n%s", via, lastLines(string(out), 3000))
 	}
 	if lost := found[len(found)-1][1]; lost != "0" {
-		t.Errorf("%s packets lost\n%s", lost, lastLines(string(out), 3000))
+		t.Fatalf("%s: %s packets lost\n%s", via, lost, lastLines(string(out), 3000))
 	}
-	t.Logf("%d clients, %d messages each: %v", *loadClients, *loadMessages, time.Since(began).Round(100*time.Millisecond))
+	t.Logf("%s: %d clients, %d messages each, 0 lost: %v", via, *loadClients, *loadMessages, time.Since(began).Round(100*time.Millisecond))
 }

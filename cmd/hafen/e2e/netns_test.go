@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,8 +31,11 @@ type network struct {
 	subnet int
 }
 
+// networks counts them: namespaces have names of their own, so that several laboratories may stand at once.
+var networks atomic.Int32
+
 func newNetwork(t testing.TB) *network {
-	n := &network{t: t, prefix: fmt.Sprintf("hf%d-", os.Getpid()%100000)}
+	n := &network{t: t, prefix: fmt.Sprintf("hf%dx%d-", os.Getpid()%100000, networks.Add(1))}
 	n.core = n.namespace("core")
 	n.core.run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1")
 	return n
