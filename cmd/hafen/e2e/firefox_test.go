@@ -158,7 +158,7 @@ func firefoxModes(t *testing.T) {
 	var fox *firefox
 	var chromium *tab
 	for mode, relays := range map[string]string{"terminate": fraAddr + " " + lonAddr, "local": relayAddr} {
-		l.runMode(mode)
+		l.runMode(mode, l.askedAtURL)
 		address := "https://" + callName + "/r/" + mode + "?join=1&relay=1&video=small&transport=tls"
 		if fox == nil {
 			fox = newFirefox(t, ward, l.ca, "function FindProxyForURL() { return 'DIRECT'; }")

@@ -41,8 +41,8 @@ func modesLaboratory(t testing.TB) *laboratory {
 	return l
 }
 
-// runMode starts the gateway in a mode, in the place of the one that runs.
-func (l *laboratory) runMode(mode string) {
+// runMode starts the gateway in a mode, in the place of the one that runs. change edits its configuration.
+func (l *laboratory) runMode(mode string, change ...func(string) string) {
 	l.t.Helper()
 	if l.gateway != nil {
 		l.gateway.stop()
@@ -61,7 +61,16 @@ relay: {mode: %s}
 	case "local":
 		more = strings.Replace(more, "mode: local", fmt.Sprintf("mode: local, local: {address: %s, ports: %s}", relayAddr, relayPorts), 1)
 	}
-	l.startGateway(cfg + more)
+	cfg += more
+	for _, f := range change {
+		cfg = f(cfg)
+	}
+	l.startGateway(cfg)
+}
+
+// askedAtURL has the gateway fetch the cloud's credentials where browsers do, instead of knowing the secret.
+func (l *laboratory) askedAtURL(cfg string) string {
+	return strings.Replace(cfg, "{secret_file: "+filepath.Join(l.dir, "cloud.secret")+"}", fmt.Sprintf("{url: %q}", "https://"+callName+"/ice"), 1)
 }
 
 // TestCallTerminate: nothing is open but TCP 443 to the gateway, which logs clients in with credentials of its own and holds the
