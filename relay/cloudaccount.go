@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,6 +63,14 @@ func newCloudAccount(c *configs.Service, d *netpolicy.Dialer, now func() time.Ti
 	}
 	a.http = iceServersClient(d, netpolicy.Scope{Private: c.PrivateNetworks}, roots)
 	return a, nil
+}
+
+// same reports whether two accounts are one, either of which may be nil: as far as the configuration says, whatever was fetched since.
+func (a *cloudAccount) same(b *cloudAccount) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.url == b.url && reflect.DeepEqual(a.fixed, b.fixed)
 }
 
 // iceServersClient asks one host that the configuration names, and follows it nowhere else.

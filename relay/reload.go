@@ -79,7 +79,7 @@ func (a *setup) sameWay(b *setup) bool {
 	return a.dialer == b.dialer && reflect.DeepEqual(a.config.Services, b.config.Services) &&
 		slices.Equal(a.config.Relay.Rungs, b.config.Relay.Rungs) && a.regions.dscp == b.regions.dscp &&
 		slices.EqualFunc(a.regions.services, b.regions.services, func(a, b *callService) bool {
-			return a.sameTrust(b) && reflect.DeepEqual(a.account, b.account)
+			return a.sameTrust(b) && a.account.same(b.account)
 		})
 }
 
