@@ -51,13 +51,15 @@ func TestRegionsNearest(t *testing.T) {
 		t.Errorf("%d sessions at near, want 1", o.region("near").Sessions)
 	}
 	families, err := o.reg.Gather()
-	if err != nil || len(families) != 2 {
+	if err != nil || len(families) != 5 {
 		t.Fatalf("metrics: %v, %v", families, err)
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if v := m.GetGauge().GetValue(); f.GetName() == "hafen_relay_region_up" && v != 1 || v <= 0 {
-				t.Errorf("%s: %v", f.GetName(), m)
+			v := m.GetGauge().GetValue()
+			switch name := f.GetName(); {
+			case strings.HasSuffix(name, "_up") && v != 1, strings.HasSuffix(name, "_rtt_seconds") && v <= 0, strings.HasSuffix(name, "_ratio") && (v < 0 || v > 1):
+				t.Errorf("%s: %v", name, m)
 			}
 		}
 	}

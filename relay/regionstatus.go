@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // RegionStatus is one region as the status page shows it.
@@ -233,48 +231,4 @@ func (r *regions) startRun(now time.Time, s *callService, run *probeRun) {
 		r.mu.Unlock()
 		close(run.done)
 	})
-}
-
-// regionCollector makes metrics of the status when they are asked for.
-type regionCollector struct {
-	status  func() []RegionStatus
-	rtt, up *prometheus.Desc
-}
-
-// registerRegions registers the regions' metrics and returns how to take them back.
-func registerRegions(reg prometheus.Registerer, status func() []RegionStatus) (func(), error) {
-	if reg == nil {
-		return func() {}, nil
-	}
-	labels := []string{"service", "region"}
-	c := &regionCollector{
-		status: status,
-		rtt:    prometheus.NewDesc("hafen_relay_region_rtt_seconds", "Smoothed round trip to a region over the rung in use.", labels, nil),
-		up:     prometheus.NewDesc("hafen_relay_region_up", "1 when a region takes new sessions over any rung.", labels, nil),
-	}
-	if err := reg.Register(c); err != nil {
-		return nil, err
-	}
-	return func() { reg.Unregister(c) }, nil
-}
-
-// Describe implements prometheus.Collector.
-func (c *regionCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- c.rtt
-	ch <- c.up
-}
-
-// Collect implements prometheus.Collector.
-func (c *regionCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, st := range c.status() {
-		if !st.Use {
-			continue
-		}
-		up := 0.0
-		if st.State == string(stateUp) {
-			up = 1
-			ch <- prometheus.MustNewConstMetric(c.rtt, prometheus.GaugeValue, st.RTT/1000, st.Service, st.Name)
-		}
-		ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, up, st.Service, st.Name)
-	}
 }
