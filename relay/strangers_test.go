@@ -15,8 +15,17 @@ import (
 func TestStrangersMakeRoom(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, newTape(t, strict()).urls(), nil)
-	done := make(chan struct{})
-	flood := make(chan struct{})
+	var invented []net.Conn
+	for i := range maxUnverified + 64 {
+		d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 1, byte(i>>8), byte(1+i))}}
+		conn, err := d.Dial("udp", h.udpAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		invented = append(invented, conn)
+	}
+	done, flood := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(flood)
 		for i := 0; ; i++ {
@@ -25,12 +34,8 @@ func TestStrangersMakeRoom(t *testing.T) {
 				return
 			default:
 			}
-			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 1, byte(i>>8), byte(i))}}
-			if conn, err := d.Dial("udp", h.udpAddr().String()); err == nil {
-				_, _ = conn.Write(request(stun.MethodAllocate, udpTransport))
-				_ = conn.Close()
-			}
-			if i > maxUnverified {
+			_, _ = invented[i%len(invented)].Write(request(stun.MethodAllocate, udpTransport))
+			if i > len(invented) {
 				time.Sleep(time.Millisecond)
 			}
 		}
