@@ -71,6 +71,9 @@ func (e *exchange) hold() {
 		e.held = true
 		e.p.longPolls.Add(1)
 		e.p.metrics.longPolls.Inc()
+		e.p.mu.Lock()
+		e.p.polls[e] = struct{}{}
+		e.p.mu.Unlock()
 	}
 }
 
@@ -96,6 +99,9 @@ func (e *exchange) end() {
 	if held {
 		e.p.longPolls.Add(-1)
 		e.p.metrics.longPolls.Dec()
+		e.p.mu.Lock()
+		delete(e.p.polls, e)
+		e.p.mu.Unlock()
 	}
 	args := []any{
 		"status", status, "host", e.to.host, "service", e.to.up.service, "method", e.in.Method,

@@ -177,13 +177,18 @@ func TestLongPollIsHeld(t *testing.T) {
 			eventually(t, "the poll is counted", func() bool {
 				return r.metric("hafen_signaling_longpolls") == 1 && r.p.Status().LongPolls == 1 && r.p.Live() == 1
 			})
+			if s := r.p.Sessions(); len(s) != 1 || s[0].Kind != "long-poll" || s[0].Host != host || s[0].Service != "calls" || s[0].Client != "127.0.0.0/24" || s[0].Up != 9 {
+				t.Errorf("the sessions: %+v", s)
+			}
 			time.Sleep(2500 * time.Millisecond) // longer than the server's deadlines
 			close(release)
 			if got := <-answer; got != "hello<nil>" {
 				t.Errorf("the poll ended with %s", got)
 			}
 			r.ended(statusOK)
-			eventually(t, "the poll is counted out", func() bool { return r.metric("hafen_signaling_longpolls") == 0 && r.p.Live() == 0 })
+			eventually(t, "the poll is counted out", func() bool {
+				return r.metric("hafen_signaling_longpolls") == 0 && r.p.Live() == 0 && len(r.p.Sessions()) == 0
+			})
 			eventually(t, "the line is written", func() bool { return r.log.count("long-poll ended") > 0 })
 			if n := r.log.count("long-poll ended"); n != 1 || !strings.Contains(r.log.String(), "status=ok host=example.com service=calls") || !strings.Contains(r.log.String(), "client=127.0.0.0/24") {
 				t.Errorf("%d lines:\n%s", n, r.log)

@@ -116,13 +116,14 @@ type Proxy struct {
 	closed  bool
 	started bool
 	sockets map[*socket]struct{}
-	wg      sync.WaitGroup // sockets and the probers
+	polls   map[*exchange]struct{} // those that are held
+	wg      sync.WaitGroup         // sockets and the probers
 }
 
 // New makes a Proxy. It reads the services' root certificates and touches no network.
 func New(o Options) (*Proxy, error) {
 	o.defaults()
-	p := &Proxy{opts: o, log: o.Log, buffers: newBuffers(), noise: newNoise(o.Log, o.Now), sockets: make(map[*socket]struct{}), changed: make(chan struct{}, 1)}
+	p := &Proxy{opts: o, log: o.Log, buffers: newBuffers(), noise: newNoise(o.Log, o.Now), sockets: make(map[*socket]struct{}), polls: make(map[*exchange]struct{}), changed: make(chan struct{}, 1)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	first, err := p.newSetup(o.Config)
 	if err == nil {

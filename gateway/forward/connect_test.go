@@ -765,6 +765,9 @@ func TestBytesAreCountedWhileTheTunnelStands(t *testing.T) {
 	if r.proxy.Live() != 1 || testutil.ToFloat64(r.proxy.metrics.tunnels) != 1 || r.connects(statusOK) != 1 {
 		t.Error("the tunnel is not counted while it stands")
 	}
+	if s := r.proxy.Tunnels(); len(s) != 1 || s[0].Target != "mail.example:25" || s[0].Service != "" || s[0].Client != "127.0.0.0/24" || s[0].Up != 5 || s[0].Down != 5 {
+		t.Errorf("the tunnels: %+v", s)
+	}
 }
 
 func TestOneLogLine(t *testing.T) {

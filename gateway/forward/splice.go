@@ -24,6 +24,8 @@ type activity struct{ last atomic.Int64 }
 
 func (a *activity) touch() { a.last.Store(time.Now().UnixNano()) }
 
+func (a *activity) begun() bool { return a.last.Load() != 0 }
+
 func (a *activity) silence() time.Duration { return time.Since(time.Unix(0, a.last.Load())) }
 
 // flow is one direction of a tunnel.
