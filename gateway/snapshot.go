@@ -34,7 +34,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 	sig, rel := g.signaling.Status(), g.relay.Status()
 	s := status.Snapshot{
 		Name: g.config().Name, Version: g.opts.Version, Time: now, Uptime: now.Sub(g.started), Draining: g.isDraining(),
-		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: sessions(rel, now),
+		Services: services(g, rel.Regions), CallServers: callServers(sig.CallServers), Sessions: g.sessions(rel, now),
 		Events: append(g.database.newest(), g.happened()...), Runs: g.runs(), Limits: g.limits(read), SelfTests: g.selfTests(),
 		Counts: status.Counts{
 			Connections: g.mux.Counts().Open, Allocations: rel.Allocations, WebSockets: sig.WebSockets, LongPolls: sig.LongPolls,
@@ -103,22 +103,28 @@ func callServers(servers []signaling.CallServer) []status.CallServer {
 // maxSessions bounds the table of live sessions on the page.
 const maxSessions = 200
 
-func sessions(rel relay.Status, now time.Time) []status.Session {
+// sessions are all that is live: the relay's first, for they are the calls.
+func (g *Gateway) sessions(rel relay.Status, now time.Time) []status.Session {
 	rtt := make(map[string]float64)
 	for _, r := range rel.Regions {
 		for _, rung := range r.Rungs {
 			rtt[r.Service+"/"+r.Name+"/"+rung.Name] = rung.RTT
 		}
 	}
-	all := rel.Sessions
-	out := make([]status.Session, 0, min(len(all), maxSessions))
-	for _, s := range all[:min(len(all), maxSessions)] {
+	out := make([]status.Session, 0, len(rel.Sessions)) // an empty list, not none
+	for _, s := range rel.Sessions {
 		out = append(out, status.Session{
 			Kind: sessionKind(s), Client: s.Client, Service: s.Service, Region: s.Region, Rung: s.Rung, RTTms: rtt[s.Service+"/"+s.Region+"/"+s.Rung],
 			QueueMS: s.QueueDelay, Dropped: dropped(s), Age: now.Sub(s.Started),
 		})
 	}
-	return out
+	for _, s := range g.signaling.Sessions() {
+		out = append(out, status.Session{Kind: s.Kind, Client: s.Client, Service: s.Service, Target: s.Host, Age: now.Sub(s.Started)})
+	}
+	for _, s := range g.forward.Tunnels() {
+		out = append(out, status.Session{Kind: "CONNECT", Client: s.Client, Service: s.Service, Target: s.Target, Age: now.Sub(s.Started)})
+	}
+	return out[:min(len(out), maxSessions)]
 }
 
 func sessionKind(s relay.SessionStatus) string {

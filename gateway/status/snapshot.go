@@ -104,6 +104,7 @@ type Session struct {
 	Region  string        `json:"region,omitempty"`
 	Rung    string        `json:"rung,omitempty"`
 	RTTms   float64       `json:"rtt_ms"` // of the rung it takes towards the region
+	Target  string        `json:"target,omitempty"` // of a tunnel; of a WebSocket or a long-poll its host
 	QueueMS float64       `json:"queue_ms"`
 	Dropped uint64        `json:"dropped"`
 	Age     time.Duration `json:"age_ns"`

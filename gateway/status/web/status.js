@@ -210,7 +210,7 @@ function show(s) {
   list('changes', s.address_changes, (x) => [element('span', `${day(x.time)} ${x.gone ? '−' : '+'} ${x.address} `), element('strong', x.host)]);
   if (at('draincard')) at('draincard').hidden = s.draining;
   table('sessions', [[t('status.kind')], [t('status.client')], [t('status.region')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.queue'), 'n'], [t('status.dropped'), 'n'], [t('status.age'), 'n']],
-    (s.sessions ?? []).map((x) => [x.kind, x.client, x.region ?? '', x.rung ?? '', ms(x.rtt_ms), ms(x.queue_ms), number.format(x.dropped), age(x.age_ns)]));
+    (s.sessions ?? []).map((x) => [x.kind, x.client, x.region ?? x.target ?? '', x.rung ?? '', ms(x.rtt_ms), ms(x.queue_ms), number.format(x.dropped), age(x.age_ns)]));
 }
 
 // Asking at intervals is for when there is no stream: too many pages are open, or something on the way holds it back.
