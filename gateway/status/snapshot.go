@@ -103,7 +103,7 @@ type Session struct {
 	Service string        `json:"service"`
 	Region  string        `json:"region,omitempty"`
 	Rung    string        `json:"rung,omitempty"`
-	RTTms   float64       `json:"rtt_ms"` // of the rung it takes towards the region
+	RTTms   float64       `json:"rtt_ms"`           // of the rung it takes towards the region
 	Target  string        `json:"target,omitempty"` // of a tunnel; of a WebSocket or a long-poll its host
 	QueueMS float64       `json:"queue_ms"`
 	Dropped uint64        `json:"dropped"`
