@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ turnutils: deps ## 200 clients of coturn's load client x 200 messages in each re
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)
+
+axe: deps ## axe-core (npm) on every page in every state, and PAGE_SHOTS=DIR for pictures of them
+	@.ci/axe dist/axe
+	AXE=$(CURDIR)/dist/axe/axe.min.js $(GO) test -count=1 -timeout 15m -v -run '^TestAxe$$' ./gateway/page ./cmd/internal/cloud
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@.ci/fuzz $(FUZZTIME)

@@ -230,13 +230,29 @@ func statusPage(t *testing.T) http.Handler {
 	s, err := status.New(status.Options{
 		Config: cfg,
 		Snapshot: func() status.Snapshot {
-			return status.Snapshot{Time: time.Now(), Name: "gw.hospital.example", Version: "test"}
+			return status.Snapshot{Time: time.Now(), Name: "gw.hospital.example", Version: "test", Verdict: "ok", Sentence: "All ways are open."}
 		},
-		Health: func() status.Health { return status.Health{Reachable: true, Complete: true} },
+		Health:   func() status.Health { return status.Health{Reachable: true, Complete: true} },
+		Helpdesk: status.Helpdesk{Find: foundRun},
 	})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s
+}
+
+// foundRun is what the help desk finds.
+func foundRun(_ context.Context, code, _ string) (status.FoundRun, error) {
+	if code != "K7QF-2M" {
+		return status.FoundRun{}, status.ErrNoRun
+	}
+	return status.FoundRun{
+		Code: code, Time: time.Now(), Verdict: "fail", Place: "Tested from Clinic North, network 10.20.3.0/24", Sentence: "A call would not work like this.",
+		Causes: []status.FoundCause{{Title: "The network stops WebSockets", Percent: 95, IT: "Allow WebSocket from 10.20.3.0/24 to gw.hospital.example TCP 443, both directions."}},
+		Caller: []string{"So würde ein Gespräch nicht klappen.", "Bitte geben Sie den Code Ihrem Helpdesk: Im Netz muss eine Regel geändert werden."}, CallerLang: "de",
+		Ticket:  "A call would not work like this.\nCode for the help desk: K7QF-2M\n\n1. The network stops WebSockets (websocket-blocked, 95 % sure)",
+		Page:    []status.FoundCheck{{Verdict: "fail", Word: "bad", Name: "WebSocket", Detail: "Closed before anything came back."}, {Verdict: "pass", Word: "good", Name: "Round trip", Value: "9 ms"}},
+		Gateway: []status.FoundCheck{{Verdict: "pass", Word: "good", Name: "Relay", Target: "calls/frankfurt", Value: "12 ms"}, {Verdict: "skipped", Word: "not tested", Name: "Clock"}},
+	}, nil
 }
 
 func TestChromiumFrontDoorAndStatus(t *testing.T) {

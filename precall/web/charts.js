@@ -17,7 +17,7 @@ const known = (values) => values.filter((v) => Number.isFinite(v));
 // summary says in words what a series did.
 function summary(line) {
   const sorted = known(line.values).sort((a, b) => a - b);
-  return t('chart.summary', {
+  return t('charts.summary', {
     name: line.name, unit: line.unit, low: number(sorted[0]), middle: number(sorted[Math.floor(sorted.length / 2)]), high: number(sorted.at(-1)),
   });
 }
@@ -57,7 +57,7 @@ function chart(title, lines) {
     at = Math.min(seconds, Math.max(0, second));
     cursor.setAttribute('x1', (at * width) / (seconds || 1));
     cursor.setAttribute('x2', (at * width) / (seconds || 1));
-    read.textContent = `${t('chart.at', { seconds: number(at) })} ${lines.map((line) => {
+    read.textContent = `${t('charts.at', { seconds: number(at) })} ${lines.map((line) => {
       const v = line.values[Math.round(at / line.every)];
       return Number.isFinite(v) ? `${line.name} ${number(v)} ${line.unit}` : '';
     }).filter(Boolean).join(', ')}`;
@@ -92,6 +92,6 @@ export function charts(series = []) {
     return found && known(found.values).length > 1 ? [{ ...found, name, unit }] : [];
   };
   const rtt = line('rtt', t('check.rtt'), 'ms');
-  const rate = [...line('bitrate-up', t('chart.up'), 'kbit/s'), ...line('bitrate-down', t('chart.down'), 'kbit/s')];
-  return [[t('chart.rtt'), rtt], [t('chart.rate'), rate]].filter(([, lines]) => lines.length).map(([title, lines]) => chart(title, lines));
+  const rate = [...line('bitrate-up', t('charts.up'), 'kbit/s'), ...line('bitrate-down', t('charts.down'), 'kbit/s')];
+  return [[t('charts.rtt'), rtt], [t('charts.rate'), rate]].filter(([, lines]) => lines.length).map(([title, lines]) => chart(title, lines));
 }
