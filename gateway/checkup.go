@@ -100,6 +100,7 @@ func newCheckup(o CheckupOptions) (*checkup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkup: %w", err)
 	}
+	g.handover = newHandover(nil, g.registry)
 	g.now.Store(&generation{config: &cfg, dialer: dialer})
 	for _, make := range []func() error{g.makeDatabase, g.makeRelay, g.makeSignaling} {
 		if err := make(); err != nil {

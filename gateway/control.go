@@ -39,6 +39,14 @@ func (g *Gateway) control() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(done)
 	})
+	mux.HandleFunc("POST /upgrade", func(w http.ResponseWriter, r *http.Request) {
+		pid, err := g.Upgrade(context.WithoutCancel(r.Context()))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]int{"pid": pid})
+	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
 		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
 		if err != nil || wait < 0 {

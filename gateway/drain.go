@@ -13,6 +13,10 @@ func (g *Gateway) Drain(wait time.Duration) {
 	g.drainOnce.Do(func() {
 		g.log.Info("draining", "sessions", g.live(), "wait", wait.String())
 		close(g.draining)
+		if !g.handover.isGone() {
+			notify("STOPPING=1\nSTATUS=Draining")
+		}
+		g.handover.tell(note{Kind: noteDrain, Wait: wait})
 		g.relay.Drain()
 		g.signaling.Drain()
 		g.wg.Add(1)
@@ -30,7 +34,7 @@ func (g *Gateway) awaitIdle(wait time.Duration) {
 	defer deadline.Stop()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	for g.live() > 0 {
+	for !g.idle() {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
@@ -62,6 +66,12 @@ func (g *Gateway) live() int {
 	return g.relay.Live() + g.signaling.Live() + g.forward.Live() + int(g.passing.Load())
 }
 
+// idle reports whether nothing lives any more, here or in processes from before an upgrade.
+func (g *Gateway) idle() bool {
+	elders, _ := g.handover.left()
+	return g.live() == 0 && elders == 0
+}
+
 // Stop ends everything at once and waits until ctx for what runs to let go. It may be called more than once.
 func (g *Gateway) Stop(ctx context.Context) error {
 	g.stopOnce.Do(func() { g.stopErr = g.stop(ctx) })
@@ -70,6 +80,7 @@ func (g *Gateway) Stop(ctx context.Context) error {
 
 // stop closes the parts in the order in which work flows; what does not let go until ctx is left behind.
 func (g *Gateway) stop(ctx context.Context) error {
+	g.handover.tell(note{Kind: noteStop})
 	g.cancel()
 	done := make(chan error, 1)
 	go func() { done <- g.closeParts() }()

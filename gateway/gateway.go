@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +48,11 @@ type Options struct {
 	Log *slog.Logger
 	// Version is shown on the status page and in metrics.
 	Version string
+	// Inherited is what the process found open at its start: see Inherit. nil: nothing.
+	Inherited *Inheritance
+	// Program, Args and Environ are what this process was started with, for a hand-over to a successor. Program "": there can't be one.
+	Program       string
+	Args, Environ []string
 	// PlainPages serves pages and call servers over plain HTTP as well, instead of a redirect to https: for the demo on
 	// loopback, which browsers take for a secure context.
 	PlainPages bool
@@ -83,6 +89,8 @@ type Gateway struct {
 	reloads *reloads
 	panics  prometheus.Counter
 
+	handover *handover
+
 	ctx     context.Context // ends with Stop
 	cancel  context.CancelFunc
 	sockets []*socket // guarded by reloads.mu once it runs
@@ -109,6 +117,7 @@ func New(o Options) (*Gateway, error) {
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reloads = newReloads(g.registry)
+	g.handover = newHandover(o.Inherited, g.registry)
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
 	g.registry.MustRegister(g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
 	for _, make := range []func() error{g.makeDirs, g.makeDatabase, g.makeGeneration, g.makeWatch, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
@@ -147,9 +156,16 @@ func (g *Gateway) start(ctx context.Context) error {
 	if err := g.startParts(ctx); err != nil {
 		return err
 	}
+	if err := g.takeOver(ctx); err != nil {
+		return err
+	}
+	g.handover.inherited.closeRest()
 	for _, s := range bound {
 		g.goServe(s)
+		s.keepInStore()
 	}
+	g.keepWatch()
+	notify(fmt.Sprintf("READY=1\nMAINPID=%d\nSTATUS=Serving %s", os.Getpid(), g.config().Name))
 	return nil
 }
 

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"reflect"
+	"time"
 
 	"hafen/configs"
 	"hafen/gateway/certs"
@@ -16,7 +17,11 @@ type generation struct {
 	certs  *certs.Store
 }
 
-func (g *Gateway) config() *configs.Config   { return g.now.Load().config }
+func (g *Gateway) config() *configs.Config { return g.now.Load().config }
+
+// DrainLimit is how long live sessions may go on when the gateway ends.
+func (g *Gateway) DrainLimit() time.Duration { return g.config().Drain }
+
 func (g *Gateway) dialer() *netpolicy.Dialer { return g.now.Load().dialer }
 func (g *Gateway) certs() *certs.Store       { return g.now.Load().certs }
 

@@ -148,6 +148,11 @@ func (g *Gateway) bind(ctx context.Context, c *configs.Config, have []*socket) (
 			bound = append(bound, have[i])
 			continue
 		}
+		s := g.handover.inherited.take(p)
+		if s != nil {
+			bound = append(bound, s)
+			continue
+		}
 		s, err := p.open(ctx)
 		if err != nil {
 			for _, s := range fresh {

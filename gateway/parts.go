@@ -62,8 +62,16 @@ func (g *Gateway) makeGeneration() error {
 }
 
 func (g *Gateway) makeRelay() (err error) {
-	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Ended: g.sessionEnded, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
+	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Ended: g.sessionEnded, TestSecret: g.testSecret(), Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
 	return err
+}
+
+// testSecret is that of the process before this one: a precall test that has begun there goes on here.
+func (g *Gateway) testSecret() []byte {
+	if in := g.opts.Inherited; in != nil {
+		return in.secret
+	}
+	return nil
 }
 
 func (g *Gateway) makeSignaling() (err error) {
@@ -166,7 +174,7 @@ func (g *Gateway) plainHTTP(w http.ResponseWriter, r *http.Request) {
 // answers have none here, for a long-poll and a tunnel take as long as they take: their owners bound them.
 func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
 	srv := &http.Server{
-		Handler: g.caught(hurried(bodyTimeout, h)), ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: g.caught(g.lastAnswer(hurried(bodyTimeout, h))), ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	g.servers = append(g.servers, srv)

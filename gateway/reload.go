@@ -48,6 +48,8 @@ type Reloaded struct {
 func (g *Gateway) Reload(ctx context.Context) (Reloaded, error) {
 	g.reloads.mu.Lock()
 	defer g.reloads.mu.Unlock()
+	reloading()
+	defer notify("READY=1")
 	done, err := g.reload(ctx)
 	if err != nil {
 		g.reloads.total.WithLabelValues("failed").Inc()
@@ -78,8 +80,11 @@ func (g *Gateway) logRefused(err error) {
 }
 
 func (g *Gateway) reload(ctx context.Context) (done Reloaded, err error) {
-	if g.ctx.Err() != nil {
+	switch {
+	case g.ctx.Err() != nil:
 		return done, errors.New("the gateway is stopping")
+	case g.handover.isGone():
+		return done, errors.New("another process has taken over: ask that one")
 	}
 	if g.opts.Load == nil {
 		return done, errors.New("there is no file to read the configuration from")
@@ -233,10 +238,12 @@ func (g *Gateway) serveAnew(bound []*socket) {
 	for _, s := range bound {
 		if !slices.Contains(last, s) {
 			g.goServe(s)
+			s.keepInStore()
 		}
 	}
 	for _, s := range last {
 		if !slices.Contains(bound, s) {
+			s.dropFromStore()
 			s.close()
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // newEngine makes the engine of a server in its mode.
 func newEngine(s *Server) (*engine, error) {
 	config := s.config()
-	secret, err := engineSecret(config)
+	secret, err := s.engineSecret(config)
 	if err != nil {
 		return nil, err
 	}
@@ -128,14 +128,19 @@ func newGuests(c *configs.Config) (guests, error) {
 
 // engineSecret is what credentials are minted with. In mode bridge those are the test relay's alone, which need not outlive the
 // process.
-func engineSecret(c *configs.Config) ([]byte, error) {
+func (s *Server) engineSecret(c *configs.Config) ([]byte, error) {
 	if c.Relay.Mode == modeTerminate || c.Relay.Mode == modeLocal {
 		return loadSecret(c.Relay.SecretFile, c.DataDir)
 	}
-	secret := make([]byte, secretBytes)
-	rand.Read(secret)
-	return secret, nil
+	if s.testSecret == nil {
+		s.testSecret = make([]byte, secretBytes)
+		rand.Read(s.testSecret)
+	}
+	return s.testSecret, nil
 }
+
+// TestSecret is what the test relay's credentials are made with, for a successor; nil where that can read it itself.
+func (s *Server) TestSecret() []byte { return s.testSecret }
 
 // Values of relay.mode besides bridge.
 const (

@@ -75,6 +75,8 @@ type Options struct {
 	// Ended is told of each client that had an allocation when it has left, and of each that was refused one. It must not
 	// block. nil: nobody wants to know.
 	Ended func(End)
+	// TestSecret is what the test relay's credentials are made with in mode bridge. nil: one that nobody else has.
+	TestSecret []byte
 	// Registry takes the metrics. nil: none are kept.
 	Registry prometheus.Registerer
 	// Log takes one line for each session that ends. nil: silent.
@@ -86,17 +88,18 @@ type Options struct {
 // Server carries TURN for clients. It owns every session and what belongs to it; connections are handed to it with
 // ServeStream and sockets with ServePacket, and are closed by it.
 type Server struct {
-	setup     atomic.Pointer[setup]
-	admit     func(netip.Addr) error
-	ended     func(End) // nil: nobody wants to know
-	log       *slog.Logger
-	registry  prometheus.Registerer // nil: no metrics
-	now       func() time.Time
-	metrics   *metrics
-	engine    *engine
-	table     *table
-	strangers *strangers
-	loops     loops
+	setup      atomic.Pointer[setup]
+	admit      func(netip.Addr) error
+	ended      func(End) // nil: nobody wants to know
+	testSecret []byte
+	log        *slog.Logger
+	registry   prometheus.Registerer // nil: no metrics
+	now        func() time.Time
+	metrics    *metrics
+	engine     *engine
+	table      *table
+	strangers  *strangers
+	loops      loops
 
 	endings  *rate.Limiter // log lines of clients that never had an allocation
 	unlogged atomic.Int64
@@ -124,7 +127,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		admit: o.Admit, ended: o.Ended, log: o.Log, registry: o.Registry, now: o.Now,
+		admit: o.Admit, ended: o.Ended, testSecret: o.TestSecret, log: o.Log, registry: o.Registry, now: o.Now,
 		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}
 	if s.admit == nil {

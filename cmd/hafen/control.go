@@ -16,7 +16,7 @@ import (
 // control asks the running gateway over its unix socket.
 func control(ctx context.Context, runDir, method, path string, query url.Values) ([]byte, error) {
 	socket := filepath.Join(runDir, "hafen.sock")
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: 90 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
@@ -115,12 +115,16 @@ func reloadRunning(ctx context.Context, w world, args []string) error {
 	fs := flags(w, "reload")
 	file := fs.String("config", "", "configuration `file` of the running gateway")
 	dir := fs.String("run-dir", "", "its run `directory`")
+	upgrade := fs.Bool("upgrade", false, "hand over to the program that is on the disk now, which reads the configuration anew")
 	if err := parse(fs, args, 0); err != nil {
 		return err
 	}
 	where, err := runDir(w, *dir, *file)
 	if err != nil {
 		return err
+	}
+	if *upgrade {
+		return upgradeRunning(ctx, w, where)
 	}
 	body, err := control(ctx, where, http.MethodPost, "/reload", nil)
 	if err != nil {
@@ -134,6 +138,20 @@ func reloadRunning(ctx context.Context, w world, args []string) error {
 	if len(answer.Kept) > 0 {
 		fmt.Fprintln(w.stdout, "taking effect at the next start or upgrade:", strings.Join(answer.Kept, ", "))
 	}
+	return nil
+}
+
+// upgradeRunning has the running gateway hand over to the program that is on the disk.
+func upgradeRunning(ctx context.Context, w world, where string) error {
+	body, err := control(ctx, where, http.MethodPost, "/upgrade", nil)
+	if err != nil {
+		return err
+	}
+	var answer struct{ PID int }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return fmt.Errorf("the gateway's answer: %w", err)
+	}
+	fmt.Fprintf(w.stdout, "handed over to process %d; sessions go on in the old one to their end\n", answer.PID)
 	return nil
 }
 

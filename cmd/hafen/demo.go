@@ -32,7 +32,7 @@ func demo(ctx context.Context, w world, args []string) error {
 	}
 	defer d.close()
 	fmt.Fprintf(w.stdout, demoText, d.port, d.port, d.port, d.port)
-	return untilSignalled(ctx, d.gateway, 0)
+	return untilSignalled(ctx, d.gateway, func() time.Duration { return 0 })
 }
 
 const demoText = `Hafen's demo: a gateway and a call service in the cloud, all on this machine and all through one port.

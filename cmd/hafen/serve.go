@@ -21,23 +21,35 @@ func serve(ctx context.Context, w world, args []string) error {
 	if err := parse(fs, args, 0); err != nil {
 		return err
 	}
-	cfg, err := load(w, *file)
+	inherited, err := gateway.Inherit(w.environ)
 	if err != nil {
 		return err
 	}
+	g, err := startGateway(ctx, w, *file, inherited)
+	if err != nil {
+		inherited.Fail(err)
+		return err
+	}
+	return untilSignalled(ctx, g, g.DrainLimit)
+}
+
+// startGateway makes and starts what a configuration file describes.
+func startGateway(ctx context.Context, w world, file string, inherited *gateway.Inheritance) (*gateway.Gateway, error) {
+	cfg, err := load(w, file)
+	if err != nil {
+		return nil, err
+	}
+	program, _ := os.Executable() // as it is called now; after an upgrade that is the new one. Without it there is no hand-over
 	log, level := logger(w, cfg.Log)
 	g, err := gateway.New(gateway.Options{
-		Config: cfg, Log: log, Version: version,
-		Load:     func() (*configs.Config, error) { return reload(w, *file) },
+		Config: cfg, Log: log, Version: version, Inherited: inherited, Program: program, Args: os.Args, Environ: w.environ,
+		Load:     func() (*configs.Config, error) { return reload(w, file) },
 		Reloaded: func(c *configs.Config) { setLevel(level, c.Log) },
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := g.Start(ctx); err != nil {
-		return err
-	}
-	return untilSignalled(ctx, g, cfg.Drain)
+	return g, g.Start(ctx)
 }
 
 // reload reads the configuration again, from where it was read first.
@@ -53,24 +65,27 @@ func reload(w world, file string) (*configs.Config, error) {
 }
 
 // untilSignalled serves until SIGTERM or SIGINT, or until `hafen drain`, then drains for at most wait. A second signal
-// ends at once.
-func untilSignalled(ctx context.Context, g *gateway.Gateway, wait time.Duration) error {
+// ends at once. SIGUSR2 hands over to the program that is on the disk now.
+func untilSignalled(ctx context.Context, g *gateway.Gateway, wait func() time.Duration) error {
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR2)
 	defer signal.Stop(signals)
-	for {
+	for serving := true; serving; {
 		select {
 		case s := <-signals:
-			if s == syscall.SIGHUP {
-				_, _ = g.Reload(ctx) // it says itself what came of it
-				continue
+			serving = changed(ctx, g, s)
+			if !serving {
+				g.Drain(wait())
 			}
-			g.Drain(wait)
 		case <-ctx.Done():
 			g.Drain(0)
+			serving = false
+		case <-g.Gone():
+			g.Retire(wait())
+			serving = false
 		case <-g.Draining():
+			serving = false
 		}
-		break
 	}
 	awaitDrained(ctx, signals, g)
 	signal.Stop(signals) // from now on a signal ends the process as it is
@@ -87,14 +102,26 @@ func awaitDrained(ctx context.Context, signals <-chan os.Signal, g *gateway.Gate
 	for {
 		select {
 		case s := <-signals:
-			if s != syscall.SIGHUP {
+			if !changed(ctx, g, s) {
 				return
 			}
-			_, _ = g.Reload(ctx)
 		case <-g.Drained():
 			return
 		}
 	}
+}
+
+// changed does what a signal asks for, if that is a reload or a hand-over; both say themselves what came of them.
+func changed(ctx context.Context, g *gateway.Gateway, s os.Signal) bool {
+	switch s {
+	case syscall.SIGHUP:
+		_, _ = g.Reload(ctx)
+	case syscall.SIGUSR2:
+		_, _ = g.Upgrade(ctx)
+	default:
+		return false
+	}
+	return true
 }
 
 // logger writes to standard output as the configuration says. Its level may change while it is in use.
