@@ -244,6 +244,10 @@ func (g *Gateway) serveAnew(bound []*socket) {
 	for _, s := range last {
 		if !slices.Contains(bound, s) {
 			s.dropFromStore()
+			if s.udp != nil {
+				g.relay.Release(s.udp) // its clients stay
+				continue
+			}
 			s.close()
 		}
 	}

@@ -112,6 +112,7 @@ type Server struct {
 	started  bool
 	draining bool
 	closed   bool
+	sockets  map[*net.UDPConn]*listener
 	retired  []*regions // of former configurations, as long as sessions are on them
 }
 

@@ -20,8 +20,8 @@ const (
 )
 
 // ServePacket carries the clients that send STUN and TURN to pc, until ctx ends or the server is closed. It owns pc, and closes it at
-// once: the socket lives on in a loop until ServePacket returns, and who wants it for another process takes a File of pc before. Answers
-// leave from the address that was asked.
+// once: the socket lives on in a loop until ServePacket returns, and who wants it for another process takes a File of pc before (see
+// Release). Answers leave from the address that was asked.
 func (s *Server) ServePacket(ctx context.Context, pc *net.UDPConn) error {
 	if !s.enter() {
 		_ = pc.Close()
@@ -38,12 +38,15 @@ func (s *Server) ServePacket(ctx context.Context, pc *net.UDPConn) error {
 		return err
 	}
 	defer l.socket.close()
+	s.addListener(pc, l)
+	defer s.removeListener(pc)
 	if err := loop.watch(l.socket.descriptor); err != nil {
 		return err
 	}
 	select {
 	case <-ctx.Done():
 	case <-s.ctx.Done():
+	case <-l.empty:
 	}
 	for _, ses := range l.all() {
 		ses.end(errClosing)
@@ -63,8 +66,17 @@ type listener struct {
 	socket *datagrams
 	port   uint16
 
-	mu      sync.Mutex
-	clients map[tuple]*packetClient
+	mu       sync.Mutex
+	clients  map[tuple]*packetClient
+	released bool          // another process reads the socket: see release.go
+	empty    chan struct{} // closed when it is released and has no clients any more
+}
+
+// inbox is a socket that is read: the listener's or, once that is released, one of a client's own.
+type inbox struct {
+	*listener
+	socket *datagrams
+	only   *packetClient // nil: anybody
 
 	run     [][]byte // messages of one client, in a row
 	runFrom *packetClient
@@ -72,15 +84,17 @@ type listener struct {
 
 func newListener(s *Server, on *loop, pc *net.UDPConn) (*listener, error) {
 	_ = pc.SetReadBuffer(listenerBuffer)
-	l := &listener{server: s, clients: make(map[tuple]*packetClient)}
+	l := &listener{server: s, clients: make(map[tuple]*packetClient), empty: make(chan struct{})}
 	if a, ok := pc.LocalAddr().(*net.UDPAddr); ok {
 		l.port = uint16(a.Port)
 	}
-	d, err := on.adopt(pc, l)
+	in := &inbox{listener: l}
+	d, err := on.adopt(pc, in)
 	if err != nil {
 		return nil, fmt.Errorf("the socket: %w", err)
 	}
 	l.socket = &datagrams{descriptor: d}
+	in.socket = l.socket
 	if err := wantPacketInfo(d.fd); err != nil {
 		d.close()
 		return nil, fmt.Errorf("the socket can't tell which address was asked: %w", err)
@@ -89,7 +103,7 @@ func newListener(s *Server, on *loop, pc *net.UDPConn) (*listener, error) {
 }
 
 // ready implements pollable. An error is one of a datagram sent before, reported late: a listener never ends for one.
-func (l *listener) ready(bool, bool) {
+func (l *inbox) ready(bool, bool) {
 	batch := l.socket.loop.addressed
 	msgs, err := batch.receive(l.socket)
 	if err != nil {
@@ -103,8 +117,12 @@ func (l *listener) ready(bool, bool) {
 }
 
 // datagram takes one datagram to its client.
-func (l *listener) datagram(batch *addressedBatch, i int, msg []byte, now time.Time) {
+func (l *inbox) datagram(batch *addressedBatch, i int, msg []byte, now time.Time) {
 	t, ok := batch.tuple(i)
+	if l.only != nil { // the kernel may have put others' datagrams here before the socket was connected
+		ok = t.client == l.only.tuple.client
+		t.local = l.only.tuple.local
+	}
 	if msg = trimmed(msg); msg == nil || !ok {
 		l.ignore("not_turn")
 		return
@@ -167,7 +185,7 @@ func (l *listener) proves(c *packetClient, t tuple, msg []byte, now time.Time) b
 const allocateRequest = 0x0003
 
 // flush sends the run of messages of one client.
-func (l *listener) flush() {
+func (l *inbox) flush() {
 	if len(l.run) > 0 {
 		l.runFrom.session.fromClient(l.run)
 		clear(l.run)
@@ -259,6 +277,8 @@ type packetClient struct {
 	session  *session
 	proof    proof // while it has no allocation
 	known    bool  // in the budget, as verified; the strangers' lock guards it
+
+	own *descriptor // its own socket, once the listener's is released; listener.mu guards it
 }
 
 // verified tells whether the client has shown that it receives what is sent to it: an allocation takes a nonce that it was sent.
@@ -292,6 +312,10 @@ func (c *packetClient) close() {
 	defer c.listener.mu.Unlock()
 	if c.listener.clients[c.tuple] == c {
 		delete(c.listener.clients, c.tuple)
+		c.listener.oneLess()
+	}
+	if c.own != nil {
+		c.own.close()
 	}
 }
 
