@@ -212,6 +212,7 @@ func (g *Gateway) letGo(c *channel, pid int) {
 func (g *Gateway) release(s *socket) {
 	if s.udp != nil {
 		g.relay.Release(s.udp)
+		s.dropCopy()
 		return
 	}
 	if u, ok := s.tcp.(interface{ SetUnlinkOnClose(bool) }); ok {
@@ -313,7 +314,7 @@ func (g *Gateway) startSuccessor() (*channel, error) {
 
 func (s *socket) raw() syscall.Conn {
 	if s.udp != nil {
-		return s.udp
+		return s.copy // nil: SyscallConn says so
 	}
 	return s.tcp.(syscall.Conn)
 }

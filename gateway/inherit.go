@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"hafen/configs"
 )
 
 // Inheritance is what a process finds open when it starts: sockets that systemd has bound for it (socket activation, or its store
@@ -185,7 +187,12 @@ func (in *Inheritance) closeRest() {
 
 // Fail tells the process before this one why it must stay. It does nothing where there is none.
 func (in *Inheritance) Fail(why error) {
-	if in != nil && in.elder != nil {
-		_ = in.elder.send(note{Kind: noteFailed, Why: why.Error()})
+	if in == nil || in.elder == nil {
+		return
 	}
+	var problems configs.Problems // a line each is worth more than their number
+	if errors.As(why, &problems) {
+		why = problems
+	}
+	_ = in.elder.send(note{Kind: noteFailed, Why: why.Error()})
 }

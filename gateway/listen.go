@@ -82,6 +82,8 @@ type socket struct {
 	udp *net.UDPConn
 	// stop ends the serving of udp, whose socket the relay has taken over; nil: it is not served.
 	stop context.CancelFunc
+	// copy is of udp, for a successor; nil: it is not served.
+	copy *os.File
 }
 
 // place is where the configuration has something listened on.
@@ -91,11 +93,18 @@ func (s *socket) close() {
 	if s.stop != nil {
 		s.stop()
 	}
+	s.dropCopy()
 	if s.udp != nil {
 		_ = s.udp.Close()
 		return
 	}
 	_ = s.tcp.Close()
+}
+
+func (s *socket) dropCopy() {
+	if s.copy != nil {
+		_ = s.copy.Close()
+	}
 }
 
 func (s *socket) localAddr() net.Addr {
@@ -183,6 +192,9 @@ func (g *Gateway) makeServers() {
 func (g *Gateway) goServe(s *socket) {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
+	if s.udp != nil {
+		s.copy, _ = s.udp.File() // fails without descriptors only: then there is no hand-over
+	}
 	g.goUntilStop(func() error {
 		if s.udp != nil {
 			return g.relay.ServePacket(ctx, s.udp)

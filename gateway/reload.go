@@ -246,6 +246,7 @@ func (g *Gateway) serveAnew(bound []*socket) {
 			s.dropFromStore()
 			if s.udp != nil {
 				g.relay.Release(s.udp) // its clients stay
+				s.dropCopy()
 				continue
 			}
 			s.close()

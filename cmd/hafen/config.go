@@ -42,10 +42,22 @@ func load(w world, named string) (*configs.Config, error) {
 		for _, p := range problems {
 			fmt.Fprintln(w.stderr, p)
 		}
-		return nil, fmt.Errorf("%s: %d problems; nothing was started", file, len(problems))
+		return nil, &badConfig{file, problems}
 	}
 	return nil, fmt.Errorf("read the configuration: %w", err)
 }
+
+// badConfig is a configuration whose problems have been printed, a line each.
+type badConfig struct {
+	file     string
+	problems configs.Problems
+}
+
+func (e *badConfig) Error() string {
+	return fmt.Sprintf("%s: %d problems; nothing was started", e.file, len(e.problems))
+}
+
+func (e *badConfig) Unwrap() error { return e.problems }
 
 // check prints every problem of a configuration on a line of its own.
 func check(_ context.Context, w world, args []string) error {

@@ -207,7 +207,7 @@ func (l *load) end(most time.Duration) {
 			l.drop("stream "+s.via, *err)
 		}
 		sent, received = sent+s.sent.Load(), received+s.received.Load()
-		longest[s.via] = max(longest[s.via], time.Duration(s.longest.Load()))
+		longest[s.via] = max(longest[s.via], s.gap())
 	}
 	l.mu.Lock()
 	drops := l.drops

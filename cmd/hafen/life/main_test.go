@@ -249,7 +249,7 @@ func (w *world) signal(s syscall.Signal) {
 // end ends all of it, and waits for all processes that the first one has led to.
 func (w *world) end() {
 	w.signal(syscall.SIGTERM)
-	w.signal(syscall.SIGTERM)
+	time.AfterFunc(300*time.Millisecond, func() { w.signal(syscall.SIGTERM) }) // now
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

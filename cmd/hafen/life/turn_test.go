@@ -22,6 +22,7 @@ type stream struct {
 	sent     atomic.Int64
 	received atomic.Int64
 	longest  atomic.Int64 // a gap, in nanoseconds
+	last     atomic.Int64 // when the last packet came
 	ended    atomic.Pointer[error]
 	stop     chan struct{}
 	done     sync.WaitGroup
@@ -189,7 +190,13 @@ func (s *stream) receive() {
 			s.longest.Store(int64(now.Sub(last)))
 		}
 		last = now
+		s.last.Store(now.UnixNano())
 	}
+}
+
+// gap is the longest time without a packet, until now.
+func (s *stream) gap() time.Duration {
+	return max(time.Duration(s.longest.Load()), time.Since(time.Unix(0, s.last.Load())))
 }
 
 func (s *stream) close() {
