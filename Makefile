@@ -56,6 +56,10 @@ lab: deps build ## leave the laboratory standing, for a person to try things
 abuse: deps ## the abuse cases against the running program, the long ones too
 	$(GO) test -race -count=1 -timeout 10m -parallel 5 -run '^TestAbuse' -v ./cmd/hafen/e2e -abuse
 
+.PHONY: upgrade-test faults soak
+upgrade-test: ## 20 reloads and 3 upgrades under full load, then 1,000 reloads: nothing may drop
+	$(GO) test -count=1 -timeout 30m -v -run '^Test(Upgrade|UpgradeFails|Reloads)$$' ./cmd/hafen/life -whole
+
 external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against the running program (root; ten minutes)
 	@.ci/deps testssl=testssl.sh slowhttptest nmap
 	GOBIN=$(CURDIR)/bin/tools $(GO) install -modfile=.ci/external/go.mod github.com/summerwind/h2spec/cmd/h2spec

@@ -32,6 +32,10 @@ func (g *Gateway) control() http.Handler {
 		g.precall.WriteText(w, rec, r.URL.Query().Get("lang"))
 	})
 	mux.HandleFunc("POST /reload", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("follow") != "" && g.programChanged() {
+			g.answerUpgrade(w, r)
+			return
+		}
 		done, err := g.Reload(context.WithoutCancel(r.Context()))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
@@ -39,14 +43,7 @@ func (g *Gateway) control() http.Handler {
 		}
 		_ = json.NewEncoder(w).Encode(done)
 	})
-	mux.HandleFunc("POST /upgrade", func(w http.ResponseWriter, r *http.Request) {
-		pid, err := g.Upgrade(context.WithoutCancel(r.Context()))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
-			return
-		}
-		_ = json.NewEncoder(w).Encode(map[string]int{"pid": pid})
-	})
+	mux.HandleFunc("POST /upgrade", g.answerUpgrade)
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
 		wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
 		if err != nil || wait < 0 {
@@ -59,4 +56,13 @@ func (g *Gateway) control() http.Handler {
 	})
 	g.controlDrill(mux)
 	return mux
+}
+
+func (g *Gateway) answerUpgrade(w http.ResponseWriter, r *http.Request) {
+	pid, err := g.Upgrade(context.WithoutCancel(r.Context()))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]int{"pid": pid})
 }

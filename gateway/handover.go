@@ -193,6 +193,13 @@ func (g *Gateway) upgrade(ctx context.Context) (pid int, err error) {
 	return pid, nil
 }
 
+// programChanged reports whether the file that this process was started from is another one now.
+func (g *Gateway) programChanged() bool {
+	running, err1 := os.Stat("/proc/self/exe")
+	now, err2 := os.Stat(g.opts.Program)
+	return err1 == nil && err2 == nil && !os.SameFile(running, now)
+}
+
 // letGo gives the sockets up, and tells the successor that it may begin.
 func (g *Gateway) letGo(c *channel, pid int) {
 	notify(fmt.Sprintf("MAINPID=%d", pid)) // while systemd still believes this process

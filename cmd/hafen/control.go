@@ -110,12 +110,13 @@ func drain(ctx context.Context, w world, args []string) error {
 	return nil
 }
 
-// reloadRunning has the running gateway read its configuration again.
+// reloadRunning has the running gateway read its configuration again, or hand over to the program that is on the disk.
 func reloadRunning(ctx context.Context, w world, args []string) error {
 	fs := flags(w, "reload")
 	file := fs.String("config", "", "configuration `file` of the running gateway")
 	dir := fs.String("run-dir", "", "its run `directory`")
-	upgrade := fs.Bool("upgrade", false, "hand over to the program that is on the disk now, which reads the configuration anew")
+	upgrade := fs.Bool("upgrade", false, "hand over to a process of the program that is on the disk now, which reads the configuration anew")
+	follow := fs.Bool("follow", false, "do that if the program on the disk is another one than the one that runs")
 	if err := parse(fs, args, 0); err != nil {
 		return err
 	}
@@ -123,35 +124,32 @@ func reloadRunning(ctx context.Context, w world, args []string) error {
 	if err != nil {
 		return err
 	}
+	path, query := "/reload", url.Values{}
 	if *upgrade {
-		return upgradeRunning(ctx, w, where)
+		path = "/upgrade"
 	}
-	body, err := control(ctx, where, http.MethodPost, "/reload", nil)
+	if *follow {
+		query.Set("follow", "1")
+	}
+	body, err := control(ctx, where, http.MethodPost, path, query)
 	if err != nil {
 		return err
 	}
-	var answer struct{ Kept []string }
+	var answer struct {
+		Kept []string
+		PID  int
+	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return fmt.Errorf("the gateway's answer: %w", err)
+	}
+	if answer.PID > 0 {
+		fmt.Fprintf(w.stdout, "handed over to process %d; sessions go on in the old one to their end\n", answer.PID)
+		return nil
 	}
 	fmt.Fprintln(w.stdout, "reloaded")
 	if len(answer.Kept) > 0 {
 		fmt.Fprintln(w.stdout, "taking effect at the next start or upgrade:", strings.Join(answer.Kept, ", "))
 	}
-	return nil
-}
-
-// upgradeRunning has the running gateway hand over to the program that is on the disk.
-func upgradeRunning(ctx context.Context, w world, where string) error {
-	body, err := control(ctx, where, http.MethodPost, "/upgrade", nil)
-	if err != nil {
-		return err
-	}
-	var answer struct{ PID int }
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return fmt.Errorf("the gateway's answer: %w", err)
-	}
-	fmt.Fprintf(w.stdout, "handed over to process %d; sessions go on in the old one to their end\n", answer.PID)
 	return nil
 }
 

@@ -54,7 +54,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen config  default|schema|show       the commented default; the JSON Schema; the effective one, secrets masked
   hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
   hafen status  [--json|--nagios]         the running gateway
-  hafen reload  [--upgrade]               read the configuration again; a bad one changes nothing and says why
+  hafen reload  [--follow|--upgrade]      read the configuration again; a bad one changes nothing and says why
   hafen drain   [--wait 1h]               end the running gateway when its live sessions have ended
   hafen drill region SERVICE/REGION [--for 2m]   keep new sessions away from a region, and report what browsers did
   hafen audit   [--from DAY] [--to DAY] [--json]   what an auditor asks for, in one file
