@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -66,5 +68,33 @@ func TestSecret(t *testing.T) {
 	}
 	if _, err := loadSecret("", filepath.Join(dir, "none")); err == nil {
 		t.Error("no data_dir, and no error")
+	}
+}
+
+// A-40: nothing that depends on a secret is compared but in constant time.
+func TestSecretsAreComparedInConstantTime(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	early := regexp.MustCompile(`(?i)(bytes\.Equal|==|!=).*(hmac\b|\.mac\(|integrity\[:|\.password\b)`)
+	constant := 0
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		constant += strings.Count(string(content), "hmac.Equal(")
+		for i, line := range strings.Split(string(content), "\n") {
+			if early.MatchString(line) {
+				t.Errorf("%s:%d: %s", file, i+1, strings.TrimSpace(line))
+			}
+		}
+	}
+	if constant < 2 { // MESSAGE-INTEGRITY and the nonce
+		t.Errorf("%d comparisons in constant time", constant)
 	}
 }

@@ -351,6 +351,14 @@ func (a *abuse) proxyHeaders(t *testing.T) {
 			t.Errorf("%s, one byte at a time: %q", name, statusLine(string(b)))
 		}
 		_ = conn.Close()
+		// TURN behind it: the client's address is what the balancer says.
+		c := &turnClient{conn: a.tcp(t, a.balancer, gatewayAddr+":443")}
+		_, _ = io.WriteString(c.conn, head)
+		answer, err := c.ask(stunMessage(typeBinding))
+		must(t, err)
+		if got := find(answer, attrMapped); string(got) != string([]byte{0, 1, 0xc3 ^ 0x21, 0x50 ^ 0x12, 10 ^ 0x21, 30 ^ 0x12, 0 ^ 0xa4, 99 ^ 0x42}) {
+			t.Errorf("%s before a Binding request: mapped address %x", name, got)
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ const (
 	attrTransport = 0x0019
 	attrFamily    = 0x0017
 	attrLifetime  = 0x000d
+	attrMapped    = 0x0020
 )
 
 var magicCookie = []byte{0x21, 0x12, 0xa4, 0x42}
