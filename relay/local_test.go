@@ -364,6 +364,9 @@ func TestPeerPolicy(t *testing.T) {
 	c.DNS.Servers = []string{"9.9.9.9", "10.5.0.53:53"}
 	c.Addresses.Public = []netip.Addr{netip.MustParseAddr("93.184.216.1")}
 	c.Services = []configs.Service{{Hosts: []string{"call.example.net", "*.call.example.net"}, Regions: []configs.Region{{URLs: []string{"turn:relay.example.net:3478"}}}}}
+	c.Services[0].TURNCredentials.URL = "https://ice.example.net/servers?key=x"
+	c.TLS.ACME.Directory, c.TLS.ACME.DNS.Server, c.Store = "https://ca.example.net/dir", "dns.example.net:53", "postgres://hafen@db.example.net/hafen"
+	c.Events.Mail.Server, c.Audit.Syslog = "mail.example.net:25", "tcp://log.example.net:601"
 	p := newPeerPolicy(c, nil)
 	p.judgeClass = (&netpolicy.Policy{Public: c.Addresses.Public, Interfaces: func() ([]netip.Prefix, error) {
 		return []netip.Prefix{netip.MustParsePrefix("93.184.10.5/24")}, nil
@@ -372,6 +375,12 @@ func TestPeerPolicy(t *testing.T) {
 		return map[string][]netip.Addr{
 			"call.example.net":  {netip.MustParseAddr("93.184.20.1"), netip.MustParseAddr("93.184.20.2")},
 			"relay.example.net": {netip.MustParseAddr("93.184.20.2")},
+			"ice.example.net":   {netip.MustParseAddr("93.184.30.1")},
+			"ca.example.net":    {netip.MustParseAddr("93.184.30.2")},
+			"dns.example.net":   {netip.MustParseAddr("93.184.30.3")},
+			"db.example.net":    {netip.MustParseAddr("93.184.30.4")},
+			"mail.example.net":  {netip.MustParseAddr("93.184.30.5")},
+			"log.example.net":   {netip.MustParseAddr("93.184.30.6")},
 		}[host]
 	}
 	p.deps.look(t.Context())
@@ -380,6 +389,13 @@ func TestPeerPolicy(t *testing.T) {
 		"93.184.216.34:0":            true, // CreatePermission may leave the port out
 		"93.184.216.34:443":          true,
 		"93.184.216.34:3478":         true,
+		"93.184.30.1:50000":          false,
+		"93.184.30.2:50000":          false,
+		"93.184.30.3:50000":          false,
+		"93.184.30.4:50000":          false,
+		"93.184.30.5:50000":          false,
+		"93.184.30.6:50000":          false,
+		"93.184.30.7:50000":          true,
 		"93.184.216.34:22":           false,
 		"93.184.216.34:25":           false,
 		"93.184.216.34:53":           false,

@@ -254,13 +254,15 @@ func (l *laboratory) givenBack(t *testing.T, base float64, within time.Duration)
 
 func (l *laboratory) load(t *testing.T, ward *namespace, via, secret string, flags []string) {
 	t.Helper()
+	pause := "20" // ms between two messages of a client
 	if *loadClients > aFew {
 		loading.Lock()
 		defer loading.Unlock()
+		pause = "100" // two processors carry no more for so many
 	}
 	began := time.Now()
 	args := append([]string{
-		"-y", "-c", "-z", "20", "-m", fmt.Sprint(*loadClients), "-n", fmt.Sprint(*loadMessages), "-l", "200", "-p", "443", "-u", "tester", "-W", secret,
+		"-y", "-c", "-z", pause, "-m", fmt.Sprint(*loadClients), "-n", fmt.Sprint(*loadMessages), "-l", "200", "-p", "443", "-u", "tester", "-W", secret,
 	}, flags...)
 	out, err := ward.command(t.Context(), "turnutils_uclient", append(args, gatewayAddr)...).CombinedOutput()
 	if err != nil {

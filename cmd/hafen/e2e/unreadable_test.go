@@ -90,7 +90,7 @@ func memoryOf(t testing.TB, pid int) (all [][]byte) {
 	return all
 }
 
-// uplinkWatch keeps the datagrams between the gateway and the relays.
+// uplinkWatch keeps the datagrams that the gateway sends to the relays.
 type uplinkWatch struct {
 	mu      sync.Mutex
 	packets [][]byte
@@ -127,14 +127,15 @@ func (l *laboratory) watchUplinks(t testing.TB) *uplinkWatch {
 	return w
 }
 
-// take keeps the payload of an IPv4 packet that is UDP to or from a relay's port.
+// take keeps the payload of an IPv4 packet that is UDP to a relay. What comes from there has gone there before: both browsers are
+// behind the gateway.
 func (w *uplinkWatch) take(ip []byte) {
 	if len(ip) < 28 || ip[0]>>4 != 4 || ip[9] != 17 {
 		return
 	}
 	head := int(ip[0]&15) * 4
-	from, to := netip.AddrFrom4([4]byte(ip[12:16])).String(), netip.AddrFrom4([4]byte(ip[16:20])).String()
-	if relay := func(a string) bool { return a == fraAddr || a == lonAddr }; !relay(from) && !relay(to) || len(ip) < head+8 {
+	to := netip.AddrFrom4([4]byte(ip[16:20])).String()
+	if to != fraAddr && to != lonAddr || len(ip) < head+8 {
 		return
 	}
 	w.mu.Lock()
