@@ -273,7 +273,8 @@ func (l *laboratory) load(t *testing.T, ward *namespace, via, secret string, fla
 		t.Fatalf("%s: no count of lost packets:\n%s", via, lastLines(string(out), 3000))
 	}
 	if lost := found[len(found)-1][1]; lost != "0" {
-		t.Fatalf("%s: %s packets lost\n%s", via, lost, lastLines(string(out), 3000))
+		t.Fatalf("%s: %s packets lost, of which the gateway dropped %v for their age and refused %v; load %.1f for each processor\n%s", via, lost,
+			l.metric("hafen_relay_dropped_frames_total"), l.metric("hafen_relay_refused_packets_total"), loadPerCPU(), lastLines(string(out), 3000))
 	}
 	t.Logf("%s: %d clients, %d messages each, 0 lost: %v", via, *loadClients, *loadMessages, time.Since(began).Round(100*time.Millisecond))
 }
