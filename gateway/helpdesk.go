@@ -5,13 +5,25 @@ import (
 	"errors"
 	"math"
 	"strings"
+	"time"
 
 	"hafen/gateway/status"
 	"hafen/precall"
 )
 
 // helpdesk is what the help desk's page asks of the precall test.
-func (g *Gateway) helpdesk() status.Helpdesk { return status.Helpdesk{Find: g.findRun} }
+func (g *Gateway) helpdesk() status.Helpdesk {
+	return status.Helpdesk{Find: g.findRun, History: g.runHistory, Recent: g.recentRuns}
+}
+
+func (g *Gateway) runHistory(ctx context.Context, since time.Time) ([]status.RunCount, error) {
+	counts, err := g.precall.History(ctx, since)
+	out := make([]status.RunCount, 0, len(counts))
+	for _, c := range counts {
+		out = append(out, status.RunCount{Day: c.Day, Place: c.Place, Verdict: string(c.Verdict), Cause: c.Cause, Runs: c.Runs})
+	}
+	return out, err
+}
 
 func (g *Gateway) findRun(ctx context.Context, code, lang string) (status.FoundRun, error) {
 	rec, err := g.precall.Find(ctx, code)

@@ -109,15 +109,20 @@ func (g *Gateway) load() precall.Load {
 
 // runs are the latest precall runs, for the status page.
 func (g *Gateway) runs() []status.Run {
-	records, err := g.precall.Recent(g.ctx, 20)
+	runs, err := g.recentRuns(g.ctx, 20)
 	if err != nil {
-		return nil
+		return nil // the store has said so
 	}
+	return runs
+}
+
+func (g *Gateway) recentRuns(ctx context.Context, n int) ([]status.Run, error) {
+	records, err := g.precall.Recent(ctx, n)
 	out := make([]status.Run, 0, len(records))
 	for _, r := range records {
 		out = append(out, status.Run{Time: r.Time, Code: r.Code, Verdict: string(r.Verdict), Cause: r.Cause})
 	}
-	return out
+	return out, err
 }
 
 // siteOf is the house that a client's page names, and whom to call there.

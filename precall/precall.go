@@ -272,6 +272,11 @@ func (s *Server) Find(ctx context.Context, code string) (Record, error) {
 // Recent gives the newest runs, at most n.
 func (s *Server) Recent(ctx context.Context, n int) ([]Run, error) { return s.store.Recent(ctx, n) }
 
+// History sums the runs since a time up, by day and place.
+func (s *Server) History(ctx context.Context, since time.Time) ([]Count, error) {
+	return s.store.Counts(ctx, since)
+}
+
 // Report writes a run out in a language: the report of the contract, with its details and advice.
 func (s *Server) Report(rec Record, lang string) Report { return rec.report(s.texts, lang) }
 

@@ -232,8 +232,21 @@ func statusPage(t *testing.T) http.Handler {
 		Snapshot: func() status.Snapshot {
 			return status.Snapshot{Time: time.Now(), Name: "gw.hospital.example", Version: "test", Verdict: "ok", Sentence: "All ways are open."}
 		},
-		Health:   func() status.Health { return status.Health{Reachable: true, Complete: true} },
-		Helpdesk: status.Helpdesk{Find: foundRun},
+		Health: func() status.Health { return status.Health{Reachable: true, Complete: true} },
+		Helpdesk: status.Helpdesk{
+			Find: foundRun,
+			History: func(context.Context, time.Time) ([]status.RunCount, error) {
+				day := time.Now().Format(time.DateOnly)
+				return []status.RunCount{
+					{Day: day, Place: "Clinic North", Verdict: "pass", Runs: 12},
+					{Day: day, Place: "Clinic North", Verdict: "warn", Cause: "udp-blocked", Runs: 3},
+					{Day: day, Place: "10.44.7.0/24", Verdict: "fail", Cause: "websocket-blocked", Runs: 2},
+				}, nil
+			},
+			Recent: func(context.Context, int) ([]status.Run, error) {
+				return []status.Run{{Time: time.Now(), Code: "K7QF-2M", Verdict: "fail", Cause: "websocket-blocked"}, {Time: time.Now(), Code: "0B3X-9T", Verdict: "pass"}}, nil
+			},
+		},
 	})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })

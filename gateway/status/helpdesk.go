@@ -15,6 +15,9 @@ import (
 type Helpdesk struct {
 	// Find gives the run of a short code as a person wrote it down, in the reader's language. ErrNoRun: there is none.
 	Find func(ctx context.Context, code, lang string) (FoundRun, error)
+	// History sums the runs since a time up, Recent gives the newest. nil: neither is shown.
+	History func(ctx context.Context, since time.Time) ([]RunCount, error)
+	Recent  func(ctx context.Context, n int) ([]Run, error)
 }
 
 // ErrNoRun says that no precall run has a code, or no longer.
@@ -76,6 +79,7 @@ func newHelpdesk() (h helpdesk, err error) {
 // addHelpdesk adds the routes that both roles may use.
 func (s *Server) addHelpdesk(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+helpdeskPath+"{$}", s.showHelpdesk)
+	mux.Handle("GET "+helpdeskPath+"history.csv", s.loggedIn(http.HandlerFunc(s.serveHistoryCSV)))
 }
 
 // admins lets only the role admin through: the help desk sees nothing of the configuration.
@@ -91,13 +95,13 @@ func (s *Server) admins(next http.Handler) http.Handler {
 
 // helpdeskView is what the template shows.
 type helpdeskView struct {
-	User     string
-	Admin    bool
-	Token    string // of its forms
-	Asked    string
-	Problem  string
-	Run      *FoundRun
-	Language string
+	User    string
+	Admin   bool
+	Token   string // of its forms
+	Asked   string
+	Problem string
+	Run     *FoundRun
+	History *pastDays
 }
 
 // showHelpdesk finds a run by the code that somebody was told on the telephone.
@@ -110,7 +114,13 @@ func (s *Server) showHelpdesk(w http.ResponseWriter, r *http.Request) {
 	lang := page.Language(r, s.helpdesk.texts.Languages())
 	v := helpdeskView{User: user.Name, Admin: user.Role != roleHelpdesk, Token: s.formToken(r), Asked: r.URL.Query().Get("code")}
 	status := http.StatusOK
-	if v.Asked != "" {
+	if v.Asked == "" {
+		var err error
+		if v.History, err = s.pastRuns(r); err != nil {
+			s.log.Error("the precall history could not be read", "err", err)
+			v.Problem, status = "find.failed", http.StatusServiceUnavailable
+		}
+	} else {
 		run, err := s.findRun(r.Context(), v.Asked, lang)
 		switch {
 		case err == nil:

@@ -85,3 +85,47 @@ func TestHelpdeskTexts(t *testing.T) {
 		t.Error(p)
 	}
 }
+
+func TestPastDays(t *testing.T) {
+	today := time.Date(2026, 11, 7, 9, 0, 0, 0, time.UTC)
+	h := makeHistory([]RunCount{
+		{Day: "2026-11-01", Place: "North", Verdict: "pass", Runs: 4},
+		{Day: "2026-11-07", Place: "North", Verdict: "fail", Cause: "udp-blocked", Runs: 3},
+		{Day: "2026-11-07", Place: "North", Verdict: "fail", Cause: "longpoll-cut", Runs: 1},
+		{Day: "2026-11-02", Place: "South", Verdict: "fail", Cause: "loss-high", Runs: 2},
+		{Day: "2026-11-07", Place: "South", Verdict: "warn", Cause: "loss-high", Runs: 1},
+	}, 7, today)
+	if h.Runs != 11 || len(h.Bars) != 7 || h.Bars[0].Day != "2026-11-01" || h.Bars[6].Fail != 80 || h.Bars[6].Warn != 20 || h.Bars[6].FailY != 0 {
+		t.Errorf("%d runs, bars %+v", h.Runs, h.Bars)
+	}
+	if r := h.Rows[0]; r.Place != "North" || r.Runs != 8 || r.Good != 4 || r.Failing != 4 || r.Cause != "udp-blocked" || r.Trend != "worse" {
+		t.Errorf("%+v", r)
+	}
+	if r := h.Rows[1]; r.Place != "South" || r.Middling != 1 || r.Trend != "better" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestPastDaysAreShownAndSaved(t *testing.T) {
+	w := newWorld(t, paul(t))
+	w.status.opts.Helpdesk.History = func(context.Context, time.Time) ([]RunCount, error) {
+		return []RunCount{{Day: "2026-11-01", Place: "=cmd|' /C calc'!A0", Verdict: "fail", Cause: "udp-blocked", Runs: 7}}, nil
+	}
+	w.status.opts.Helpdesk.Recent = func(context.Context, int) ([]Run, error) {
+		return []Run{{Code: "K7QF-2M", Verdict: "fail", Cause: "udp-blocked", Time: w.now}}, nil
+	}
+	if code, _, _ := w.do(t, "GET", "/status/helpdesk/history.csv", nil); code != http.StatusUnauthorized {
+		t.Errorf("without a session: %d", code)
+	}
+	w.do(t, "POST", "/status/login", loginForm("paul", password))
+	code, body, _ := w.do(t, "GET", "/status/helpdesk/?days=7", nil)
+	for _, want := range []string{"udp-blocked", "?code=K7QF-2M", "2026-11-01: 0 good", "history.csv?days=7"} {
+		if code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%d, without %q", code, want)
+		}
+	}
+	code, body, header := w.do(t, "GET", "/status/helpdesk/history.csv?days=7", nil)
+	if code != 200 || header.Get("Content-Type") != "text/csv; charset=utf-8" || !strings.Contains(body, "2026-11-01,'=cmd|' /C calc'!A0,fail,udp-blocked,7\n") {
+		t.Errorf("%d %s", code, body)
+	}
+}
