@@ -74,6 +74,7 @@ type Gateway struct {
 	forward   *forward.Proxy
 	precall   *precall.Server
 	runStore  *precall.Store
+	runNews   runNews
 	status    *status.Server
 	database  *database // nil: nothing is shared
 	peers     *peers    // nil: there are none

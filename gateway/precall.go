@@ -18,7 +18,7 @@ import (
 
 // makeRunStore opens the history of precall runs. A store that fails is a matter of the precall page: calls go on without it.
 func (g *Gateway) makeRunStore() error {
-	o := precall.StoreOptions{Dir: g.config().DataDir, History: g.config().Precall.History, Log: g.log.With("area", "precall"), Now: g.opts.Now}
+	o := precall.StoreOptions{Dir: g.config().DataDir, History: g.config().Precall.History, Event: g.storeSaid, Log: g.log.With("area", "precall"), Now: g.opts.Now}
 	if g.database != nil {
 		o.Shared, o.Why = g.database.another, databaseWhy
 	}

@@ -189,7 +189,7 @@ func (g *Gateway) observed(s status.Snapshot) {
 
 // selfTests are what the gateway tests about itself, for the status page.
 func (g *Gateway) selfTests() []status.SelfTest {
-	all := []status.SelfTest{g.diskTest()}
+	all := []status.SelfTest{g.diskTest(), g.storeTest()}
 	if g.dialer().Proxy != nil {
 		all = append(all, g.proxyTest())
 	}

@@ -79,7 +79,7 @@ func Value(c Check, lang string) string {
 	if c.Value == nil {
 		return ""
 	}
-	return page.Number(lang, *c.Value, digits(*c.Value)) + " " + c.Unit
+	return strings.TrimSpace(page.Number(lang, *c.Value, digits(*c.Value)) + " " + c.Unit)
 }
 
 // Word is what a language calls a verdict.

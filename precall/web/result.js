@@ -87,13 +87,16 @@ function group(name, all) {
   return item;
 }
 
+// measured is a check's value with its unit, where it has any.
+const measured = ({ value, unit }) => (value === undefined ? '' : `${number(value)} ${unit ?? ''}`.trim());
+
 function row(check) {
   const item = copyOf('row');
   item.classList.add(signs[check.verdict]);
   item.querySelector('.name').textContent = t(`check.${check.id}`);
   item.querySelector('.target').textContent = check.target ?? '';
   item.querySelector('.detail').textContent = check.detail;
-  item.querySelector('.number').textContent = check.value === undefined ? '' : `${number(check.value)} ${check.unit}`;
+  item.querySelector('.number').textContent = measured(check);
   item.querySelector('.signal').textContent = t(`word.${check.verdict}`);
   // What was not tested proves nothing, however far it would have reached.
   item.querySelector('.reach').textContent = ['unknown', 'skipped'].includes(check.verdict) ? '' : t(`level.${check.level}`);
@@ -125,7 +128,7 @@ function asText(answer) {
     lines.push(`  ${t('result.user')}: ${cause.advice.user}`, `  ${t('result.it')}: ${cause.advice.it}`, '');
   }
   for (const check of report.checks) {
-    const value = check.value === undefined ? '' : ` ${number(check.value)} ${check.unit}`;
+    const value = check.value === undefined ? '' : ` ${measured(check)}`;
     lines.push(`${t(`word.${check.verdict}`)}: ${t(`check.${check.id}`)}${check.target ? ` ${check.target}` : ''}${value}${check.detail ? ` – ${check.detail}` : ''}`);
   }
   return lines.join('\n');
