@@ -28,7 +28,7 @@ func (c *Config) Validate() Problems {
 	k.reports()
 	k.house()
 	k.store()
-	return append(k.availability(), k.problems...)
+	return k.problems
 }
 
 // check collects problems. Its methods are one per section, each reads like the section's manual.

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"math/big"
 	"net/netip"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -222,42 +221,6 @@ func TestValidate(t *testing.T) {
 			tt.spoil(c)
 			wantProblems(t, c.Validate(), tt.want)
 		})
-	}
-}
-
-// What is not built yet is refused, and with one line only.
-func TestNotYet(t *testing.T) {
-	for _, tt := range []struct{ text, key, write string }{
-		{"tls: {source: acme, acme: {dns: {server: \"ns:53\"}}}", "tls.acme.dns.server", "delete it"},
-		{"admin: {listen: \":443\"}", "admin.listen", "delete it"},
-	} {
-		t.Run(tt.text, func(t *testing.T) {
-			found := false
-			for _, p := range problems(t, least+tt.text+"\n") {
-				switch {
-				case p.Key == tt.key:
-					found = p.Problem == "is not available yet" && p.Write == tt.write && !found
-				case related(p.Key, tt.key):
-					t.Errorf("a second line: %s", p)
-				}
-			}
-			if !found {
-				t.Errorf("not refused in one line:\n%v", problems(t, least+tt.text+"\n"))
-			}
-		})
-	}
-}
-
-// Every row of the table must be a key, or it would refuse nothing.
-func TestNotYetRowsAreKeys(t *testing.T) {
-	for _, row := range notYet() {
-		found := false
-		walkKeys(reflect.TypeFor[Config](), "", func(pattern string, _ field) {
-			found = found || row.key == pattern || strings.HasSuffix(row.key, "*") && strings.HasPrefix(pattern, strings.TrimSuffix(row.key, "*"))
-		})
-		if !found {
-			t.Errorf("%s is no key", row.key)
-		}
 	}
 }
 

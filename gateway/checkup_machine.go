@@ -53,6 +53,7 @@ func (c *checkup) ports(ctx context.Context) []Finding {
 	try("listen.proxy", l.Proxy, tcp)
 	try("listen.http", l.HTTP, tcp)
 	try("listen.metrics", oneOrNone(l.Metrics), tcp)
+	try("admin.listen", oneOrNone(c.Config.Admin.Listen), tcp)
 	try("listen.turn_udp", l.TURNUDP, func(key, addr string) error {
 		pc, err := listenUDP(ctx, key, addr)
 		if err != nil {

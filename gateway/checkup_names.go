@@ -35,7 +35,7 @@ func (n *Names) ThroughProxy(host string, port uint16) (proxy *netpolicy.Proxy, 
 // wouldListen are the ports that a gateway with this configuration listens on: what leads there is a loop.
 func wouldListen(cfg *configs.Config) []netip.AddrPort {
 	var ports []netip.AddrPort
-	for _, list := range [][]string{cfg.Listen.HTTPS, cfg.Listen.TURNUDP, cfg.Listen.Proxy, cfg.Listen.HTTP} {
+	for _, list := range [][]string{cfg.Listen.HTTPS, cfg.Listen.TURNUDP, cfg.Listen.Proxy, cfg.Listen.HTTP, oneOrNone(cfg.Admin.Listen)} {
 		for _, a := range list {
 			if ap, ok := addrPort(text(a)); ok {
 				ports = append(ports, ap)

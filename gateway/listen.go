@@ -130,6 +130,7 @@ func places(c *configs.Config) (all []place) {
 	add("listen.proxy", "tcp", c.Listen.Proxy...)
 	add("listen.http", "tcp", c.Listen.HTTP...)
 	add("listen.metrics", "tcp", oneOrNone(c.Listen.Metrics)...)
+	add("admin.listen", "tcp", oneOrNone(c.Admin.Listen)...)
 	add("run_dir", "unix", filepath.Join(c.RunDir, "hafen.sock"))
 	add("listen.turn_udp", "udp", c.Listen.TURNUDP...)
 	return all
@@ -178,13 +179,14 @@ func (g *Gateway) bind(ctx context.Context, c *configs.Config, have []*socket) (
 func (g *Gateway) makeServers() {
 	metrics := &http.Server{Handler: g.status.Machines(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyTimeout, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	control := &http.Server{Handler: g.control(), ReadHeaderTimeout: 10 * time.Second}
-	g.servers = append(g.servers, metrics, control)
+	admin := g.newAdmin()
+	g.servers = append(g.servers, metrics, control, admin)
 	proxy, http80 := portmux.NewListener(nil), portmux.NewListener(nil)
 	g.serveHTTP(proxy, http.HandlerFunc(g.proxyOnly))
 	g.serveHTTP(http80, http.HandlerFunc(g.redirect))
 	g.serve = map[string]func(net.Listener) error{
 		"listen.https": g.mux.Serve, "listen.proxy": g.http1(proxy), "listen.http": g.http1(http80),
-		"listen.metrics": metrics.Serve, "run_dir": control.Serve,
+		"listen.metrics": metrics.Serve, "run_dir": control.Serve, "admin.listen": g.serveAdmin(admin),
 	}
 }
 

@@ -129,10 +129,10 @@ func (g *Gateway) recentRuns(ctx context.Context, n int) ([]status.Run, error) {
 func (g *Gateway) siteOf(client netip.Addr) page.Site {
 	for _, s := range g.config().Sites {
 		if contains(s.Networks, client) {
-			return page.Site{Name: s.Name, Help: s.Help}
+			return page.Site{Name: s.Name, Help: s.Help, StatusElsewhere: g.config().Admin.Listen != ""}
 		}
 	}
-	return page.Site{Name: g.config().Site.Name, Help: g.config().Site.Help}
+	return page.Site{Name: g.config().Site.Name, Help: g.config().Site.Help, StatusElsewhere: g.config().Admin.Listen != ""}
 }
 
 func (g *Gateway) site(r *http.Request) page.Site { return g.siteOf(clientAddr(r)) }

@@ -119,7 +119,7 @@ func (g *Gateway) newPages() http.Handler {
 	mux.Handle(wellKnown, g.precall.WellKnown())
 	mux.Handle("/proxy.pac", g.forward.PAC())
 	mux.Handle("/wpad.dat", g.forward.PAC())
-	mux.Handle("/status/", g.status)
+	mux.HandleFunc("/status/", g.statusPage)
 	mux.Handle("/livez", g.status.Healthz())
 	mux.Handle("/readyz", g.status.Healthz())
 	mux.Handle(acmeHTTP, http.HandlerFunc(g.acmeChallenge))

@@ -14,19 +14,12 @@ import (
 
 var update = flag.Bool("update", false, "write the generated pages of the manual")
 
-const (
-	configurePage = "../../packaging/doc/configure.md"
-	notYetSource  = "../../configs/notyet.go"
-)
+const configurePage = "../../packaging/doc/configure.md"
 
 // TestManualConfigure holds the manual's page of keys to the commented default file, which is what the program itself prints.
 // To write it anew: go test ./cmd/hafen -run TestManualConfigure -update.
 func TestManualConfigure(t *testing.T) {
-	source, err := os.ReadFile(notYetSource)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := configureManual(string(configs.DefaultYAML()), notYetKeys(string(source)))
+	want := configureManual(string(configs.DefaultYAML()))
 	if *update {
 		if err := os.WriteFile(configurePage, want, 0o644); err != nil {
 			t.Fatal(err)
@@ -47,29 +40,12 @@ func TestManualConfigure(t *testing.T) {
 var (
 	commentLine = regexp.MustCompile(`^ *## ?(.*)$`)
 	keyLine     = regexp.MustCompile(`^( *)(- )?([a-z_0-9]+):(?: +(.*))?$`)
-	notYetRow   = regexp.MustCompile(`\{key: "([^"]+)"(?:, values: \[\]string\{([^}]*)\})?\}`)
 )
 
-// notYetKeys are the keys, or their values, that are refused as not available yet.
-func notYetKeys(source string) []string {
-	var keys []string
-	for _, m := range notYetRow.FindAllStringSubmatch(source, -1) {
-		key := "`" + m[1] + "`"
-		if m[2] != "" {
-			key = "`" + m[1] + ": " + strings.ReplaceAll(m[2], `"`, "") + "`"
-		}
-		keys = append(keys, key)
-	}
-	return keys
-}
-
 // configureManual turns the commented default file into a page: a heading for each section, a table of its keys.
-func configureManual(yaml string, notYet []string) []byte {
+func configureManual(yaml string) []byte {
 	var out bytes.Buffer
 	out.WriteString(configureHead)
-	if len(notYet) > 0 {
-		fmt.Fprintf(&out, "\n**Not available yet**, and refused with that word when set: %s.\n", strings.Join(notYet, ", "))
-	}
 	var comment []string
 	var path []string // keys above the line, by depth
 	var depths []int

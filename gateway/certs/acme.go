@@ -47,8 +47,9 @@ type acmeSource struct {
 // newACME reads what the source needs from files; the network is left for start.
 func newACME(s *Store) (*acmeSource, error) {
 	o := s.opts.Config.TLS.ACME
-	if o.DNS != (configs.ACMEDNS{}) {
-		return nil, errors.New("tls.acme.dns: is not available yet: delete it; TLS-ALPN-01 on port 443 needs no setting")
+	records, err := newDNS01(o.DNS)
+	if err != nil {
+		return nil, err
 	}
 	roots, err := acmeRoots(o.CAFile)
 	if err != nil {
@@ -67,12 +68,12 @@ func newACME(s *Store) (*acmeSource, error) {
 		defer s.wg.Done()
 		a.serveDecoy()
 	}()
-	a.configure(eab, roots)
+	a.configure(eab, roots, records)
 	return a, nil
 }
 
 // configure makes certmagic's Cache and Config.
-func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool) {
+func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool, records *dns01) {
 	s, o, log := a.store, a.store.opts.Config.TLS.ACME, quietZap(a.store.opts.Log)
 	a.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return a.config, nil },
@@ -87,14 +88,18 @@ func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool) {
 		Logger:  log,
 	})
 	host, port, _ := net.SplitHostPort(a.decoy.Addr().String())
-	a.config.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(a.config, certmagic.ACMEIssuer{
+	issuer := certmagic.ACMEIssuer{
 		CA: o.Directory, Email: o.Email, Agreed: true, // whoever sets tls.source to acme has agreed
 		ExternalAccount: eab, TrustedRoots: roots,
 		DisableHTTPChallenge: !s.opts.HTTP01, DisableDistributedSolvers: a.shared == nil,
 		ListenHost: host, AltTLSALPNPort: atoi(port), AltHTTPPort: atoi(port),
 		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // never from the environment
 		Logger:    log,
-	})}
+	}
+	if records != nil { // then no other way is tried
+		issuer.DNS01Solver = records
+	}
+	a.config.Issuers = []certmagic.Issuer{certmagic.NewACMEIssuer(a.config, issuer)}
 }
 
 // storage is where certmagic keeps accounts, keys and certificates.

@@ -36,6 +36,7 @@ type pebble struct {
 
 type pebbleOptions struct {
 	validity time.Duration
+	dns      string            // the resolver it asks; "": one that knows every name as 127.0.0.1
 	eab      map[string]string // key id to base64url key; none: no account is asked for
 }
 
@@ -80,7 +81,10 @@ func startPebble(t *testing.T, o pebbleOptions) *pebble {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command(binary, "-config", write(t, dir, "pebble.json", string(config), 0o600), "-dnsserver", everyNameIsHere(t))
+	if o.dns == "" {
+		o.dns = everyNameIsHere(t)
+	}
+	p.cmd = exec.Command(binary, "-config", write(t, dir, "pebble.json", string(config), 0o600), "-dnsserver", o.dns)
 	p.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_WFE_NONCEREJECT=10")
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	if err := p.cmd.Start(); err != nil {

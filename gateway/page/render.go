@@ -14,6 +14,8 @@ import (
 type Site struct {
 	Name string // of the house; may be empty
 	Help string // whom to call there; may be empty
+	// StatusElsewhere: the status page is at another address, which is nobody's business here.
+	StatusElsewhere bool
 }
 
 // View is what one answer shows.
