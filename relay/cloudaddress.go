@@ -151,28 +151,18 @@ func (p cloudPeer) AddTo(m *cloudstun.Message) error {
 	return nil
 }
 
-// oneFrame is what sending one message needs, pooled.
-type oneFrame struct{ msg [1][]byte }
-
 func (c *cloudAddress) send(peer netip.AddrPort, number uint16, data []byte) {
 	if len(data) > maxPeerPacket {
 		c.allocation.tuple.engine.metrics.refused("too_long")
 		return
 	}
 	buf := c.relay.buffers.get()
-	one := c.relay.sends.Get().(*oneFrame)
 	*buf = append((*buf)[:headroom], data...)
 	if number != 0 {
-		one.msg[0] = frameChannelData(*buf, number)
+		c.up.post(frameChannelData(*buf, number))
 	} else {
-		one.msg[0] = frameIndication(*buf, stun.MethodSend, peer)
+		c.up.post(frameIndication(*buf, stun.MethodSend, peer))
 	}
-	// A datagram that can't be sent is lost, as datagrams are; whether the region is, its probes find out.
-	if err := c.up.send(one.msg[:]); err != nil {
-		c.up.suspect()
-	}
-	one.msg[0] = nil
-	c.relay.sends.Put(one)
 	c.relay.buffers.put(buf)
 }
 

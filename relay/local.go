@@ -39,7 +39,6 @@ type localRelay struct {
 	own   func() []netip.Addr
 
 	buffers packetBuffers
-	sends   sync.Pool
 	ctx     context.Context // ends with close
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -81,7 +80,6 @@ func newLocalRelay(c *configs.Config, policy *peerPolicy, now func() time.Time, 
 	}
 	l.setup.Store(first)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.sends.New = func() any { return new(oneSend) }
 	return l, nil
 }
 

@@ -51,19 +51,10 @@ func (r *localAddress) send(peer netip.AddrPort, _ uint16, data []byte) {
 	case known || !mediaPort(peer.Port()):
 		r.allocation.tuple.engine.metrics.refused("policy")
 	default:
-		s := r.relay.sends.Get().(*oneSend)
-		s.to.aim(peer)
-		s.msg[0] = data
-		_, _ = r.socket.send(s.msg[:], &s.to) // a datagram that can't be sent is lost, as datagrams are
-		s.msg[0] = nil
-		r.relay.sends.Put(s)
+		var to destination
+		to.aim(peer)
+		r.socket.post(data, &to)
 	}
-}
-
-// oneSend is what sending one datagram needs, pooled.
-type oneSend struct {
-	msg [1][]byte
-	to  destination
 }
 
 // aim makes peer the destination of an unconnected socket.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"encoding/binary"
 	"net"
 	"sync"
 	"unsafe"
@@ -100,11 +101,21 @@ func (d *datagrams) recvmmsg(hdrs []mmsghdr) (int, error) {
 	}
 }
 
-// sendBatch is the headers of one sendmmsg.
+// sendBatch is the headers of one sendmmsg: one for each run of datagrams of one size that go the same way, which the kernel takes as
+// one and cuts up where it leaves (UDP_SEGMENT).
 type sendBatch struct {
-	hdr [batchSize]mmsghdr
-	iov [batchSize]unix.Iovec
+	hdr     [batchSize]mmsghdr
+	iov     [batchSize]unix.Iovec
+	runs    [batchSize]int // datagrams of each header
+	control [batchSize][controlSize + segmentSize]byte
 }
+
+const (
+	// segmentSize is the room of one UDP_SEGMENT message.
+	segmentSize = 24
+	// maxRun bounds the bytes of a run: the longest datagram there is, less the headers.
+	maxRun = 60 << 10
+)
 
 var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 
@@ -116,47 +127,82 @@ type destination struct {
 	controlLen int
 }
 
-// send sends up to batchSize datagrams without blocking and tells how many went. to nil: the socket is connected.
-func (b *sendBatch) send(fd int, msgs [][]byte, to *destination) (int, error) {
+// fill makes headers of up to batchSize datagrams, and tells how many. to has one destination for each of them, or one for all, or
+// none: the socket is connected. plain leaves each datagram alone.
+func (b *sendBatch) fill(msgs [][]byte, to []destination, plain bool) (headers int) {
 	msgs = msgs[:min(len(msgs), batchSize)]
 	for i, msg := range msgs {
-		b.address(i, msg, to)
+		b.iov[i].Base = unsafe.SliceData(msg)
+		b.iov[i].SetLen(len(msg))
 	}
-	return b.sendmmsg(fd, len(msgs))
+	for at := 0; at < len(msgs); headers++ {
+		n := 1
+		if !plain {
+			n = runLength(msgs[at:], to, at)
+		}
+		b.address(headers, at, n, len(msgs[at]), to)
+		at += n
+	}
+	return headers
 }
 
-// sendEach sends each datagram to a destination of its own.
-func (b *sendBatch) sendEach(fd int, msgs [][]byte, to []destination) (int, error) {
-	for i, msg := range msgs {
-		b.address(i, msg, &to[i])
+// runLength is how many of msgs can go as one: all as long as the first, but for the last, which may be shorter.
+func runLength(msgs [][]byte, to []destination, at int) int {
+	size, total, n := len(msgs[0]), 0, 0
+	for n < len(msgs) && len(msgs[n]) <= size && len(msgs[n]) > 0 && total+len(msgs[n]) <= maxRun {
+		if n > 0 && len(to) > 1 && to[at+n] != to[at] {
+			break
+		}
+		total += len(msgs[n])
+		n++
+		if len(msgs[n-1]) < size {
+			break
+		}
 	}
-	return b.sendmmsg(fd, len(msgs))
+	return max(n, 1)
 }
 
-// address fills in the header of one datagram.
-func (b *sendBatch) address(i int, msg []byte, to *destination) {
-	h := &b.hdr[i].hdr
-	b.iov[i].Base = unsafe.SliceData(msg)
-	b.iov[i].SetLen(len(msg))
-	h.Iov, h.Name, h.Namelen, h.Control = &b.iov[i], nil, 0, nil
-	h.SetIovlen(1)
-	h.SetControllen(0)
-	if to == nil {
-		return
+// address fills in header h for n datagrams from at on.
+func (b *sendBatch) address(h, at, n, size int, to []destination) {
+	hdr := &b.hdr[h].hdr
+	hdr.Iov, hdr.Name, hdr.Namelen = &b.iov[at], nil, 0
+	hdr.SetIovlen(n)
+	b.runs[h] = n
+	control := b.control[h][:0]
+	if len(to) > 0 {
+		d := &to[min(at, len(to)-1)]
+		hdr.Name, hdr.Namelen = (*byte)(unsafe.Pointer(&d.name)), d.nameLen
+		control = append(control, d.control[:d.controlLen]...)
 	}
-	h.Name, h.Namelen = (*byte)(unsafe.Pointer(&to.name)), to.nameLen
-	if to.controlLen > 0 {
-		h.Control = &to.control[0]
-		h.SetControllen(to.controlLen)
+	if n > 1 {
+		control = appendSegment(control, size)
 	}
+	hdr.Control = nil
+	if len(control) > 0 {
+		hdr.Control = &b.control[h][0]
+	}
+	hdr.SetControllen(len(control))
 }
 
-func (b *sendBatch) sendmmsg(fd, count int) (int, error) {
+// appendSegment appends the message that says how long each datagram of a run is: a cmsghdr and a uint16.
+func appendSegment(control []byte, size int) []byte {
+	control = binary.NativeEndian.AppendUint64(control, uint64(unix.CmsgLen(2)))
+	control = binary.NativeEndian.AppendUint32(control, unix.SOL_UDP)
+	control = binary.NativeEndian.AppendUint32(control, unix.UDP_SEGMENT)
+	control = binary.NativeEndian.AppendUint16(control, uint16(size))
+	return append(control, make([]byte, 6)...)
+}
+
+// sendmmsg sends what fill has made, without blocking, and tells how many datagrams went.
+func (b *sendBatch) sendmmsg(fd, headers int) (sent int, err error) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.hdr[0])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.hdr[0])), uintptr(headers), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
-			return int(n), nil
+			for _, run := range b.runs[:n] {
+				sent += run
+			}
+			return sent, nil
 		case unix.EINTR:
 		default:
 			return 0, errno

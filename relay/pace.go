@@ -9,9 +9,10 @@ import (
 
 const (
 	// restTime is how long a busy loop rests before it looks again, and so what batching may add to a packet's way.
-	restTime = 200 * time.Microsecond
-	// busyTurns in a row that came sooner than restTime behind the one before make a loop a busy one.
+	restTime = 100 * time.Microsecond
+	// busyTurns in a row that came within soonTime of the one before make a loop a busy one.
 	busyTurns = 16
+	soonTime  = 3 * restTime
 )
 
 // pace decides whether a loop rests between two turns.
@@ -22,7 +23,7 @@ type pace struct {
 
 // busy notes a turn's beginning.
 func (p *pace) busy(now int64) bool {
-	if now-p.last < int64(2*restTime) {
+	if now-p.last < int64(soonTime) {
 		p.soon = min(p.soon+1, busyTurns)
 	} else {
 		p.soon = 0
@@ -53,7 +54,7 @@ func (l *loop) poll(timeout int) (n int, again bool) {
 	return int(got), false
 }
 
-// rest sleeps for a moment.
+// rest sleeps for a moment; the kernel's timers add some 50 us to it.
 func rest(d time.Duration) {
 	ts := unix.NsecToTimespec(int64(d))
 	_, _, _ = unix.Syscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&ts)), 0, 0)

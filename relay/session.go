@@ -72,6 +72,8 @@ func (p phase) String() string { return [...]string{"pending", "allocated", "ref
 type leg interface {
 	// deliver sends messages to the client. It copies, never blocks, and may be called from any goroutine.
 	deliver(msgs [][]byte)
+	// soon is deliver for one message of several: it may go out together with those of the same turn of the loop.
+	soon(msg []byte)
 	// close ends the leg. It may be called more than once.
 	close()
 }
@@ -328,8 +330,7 @@ func (ses *session) fromTest(msg []byte) {
 		ses.response(msg)
 	}
 	ses.countDown(1, len(msg))
-	msgs := [1][]byte{msg}
-	ses.leg.deliver(msgs[:])
+	ses.leg.soon(msg)
 }
 
 // toRegion sends a request to the region, over an uplink that is opened now if there is none.

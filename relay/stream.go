@@ -50,6 +50,7 @@ type stream struct {
 	pause    time.Duration // the governor's, when it gave no room; 0: the kernel's notice is to be awaited
 	alarm    alarm         // the pause's end
 	draining bool          // the queue waits for room, or a goroutine is at work on it
+	promised bool          // a flush is to come
 	closed   bool
 	err      error
 	wg       sync.WaitGroup
@@ -114,6 +115,40 @@ func (st *stream) deliver(msgs [][]byte) {
 		}
 	}
 	if !st.draining && (len(msgs) > 0 || st.socket != nil && st.socket.kept()) {
+		st.pump()
+	}
+	st.account()
+	err := st.err
+	st.mu.Unlock()
+	st.report(err)
+}
+
+// soon puts a message into the queue, which is written at the end of the loop's turn.
+func (st *stream) soon(msg []byte) {
+	if st.socket == nil {
+		msgs := [1][]byte{msg}
+		st.deliver(msgs[:])
+		return
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.closed || st.err != nil {
+		return
+	}
+	if l, ok := st.queue.admit(msg); ok {
+		st.queue.push(msg, l, nanoseconds())
+	}
+	if !st.promised && !st.draining {
+		st.promised = true
+		st.loop.flushLater(st)
+	}
+}
+
+// flush implements flusher.
+func (st *stream) flush() {
+	st.mu.Lock()
+	st.promised = false
+	if !st.draining && !st.closed && st.err == nil {
 		st.pump()
 	}
 	st.account()

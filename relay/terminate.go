@@ -36,7 +36,6 @@ type cloudRelay struct {
 	server  *Server
 	quiet   logging.LoggerFactory
 	buffers packetBuffers
-	sends   sync.Pool
 
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
@@ -52,7 +51,6 @@ func newCloudRelay(s *Server) (*cloudRelay, error) {
 		return nil, err
 	}
 	r.quiet = &logging.DefaultLoggerFactory{Writer: io.Discard, DefaultLogLevel: logging.LogLevelDisabled}
-	r.sends.New = func() any { return new(oneFrame) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }

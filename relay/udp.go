@@ -306,6 +306,16 @@ func (c *packetClient) deliver(msgs [][]byte) {
 	}
 }
 
+// soon is deliver: what is delivered waits for the end of the turn anyway.
+func (c *packetClient) soon(msg []byte) {
+	if c.verified() {
+		c.listener.socket.post(msg, &c.to)
+		return
+	}
+	msgs := [1][]byte{msg}
+	c.deliver(msgs[:])
+}
+
 func (c *packetClient) close() {
 	c.listener.server.strangers.forget(c)
 	c.listener.mu.Lock()

@@ -63,13 +63,23 @@ func (up *upstream) send(msgs [][]byte) error {
 		up.stream.deliver(msgs)
 		return nil
 	}
-	sent, err := up.socket.send(msgs, nil)
+	sent, err := up.socket.send(msgs)
 	bytes := 0
 	for _, msg := range msgs[:min(sent, len(msgs))] {
 		bytes += len(msg)
 	}
 	up.user.countUp(sent, bytes)
 	return err
+}
+
+// post sends one message at the end of the loop's turn.
+func (up *upstream) post(msg []byte) {
+	if up.socket == nil {
+		up.stream.soon(msg)
+		return
+	}
+	up.socket.post(msg, nil)
+	up.user.countUp(1, len(msg))
 }
 
 // start begins to take what the region sends to the user. over is told why it ended, on the loop's thread or a reader's, unless the
