@@ -125,11 +125,12 @@ func (g *Gateway) stun(c *portmux.Conn) {
 	if s := g.config().ServiceOfGatewayName(sni); s != nil {
 		client.Service = s.Name
 	}
-	conn, head := c.Detach()
-	if err := g.relay.ServeStream(conn, head, client); err != nil {
-		c.Fail(statusOf(err), err)
+	client.Ended = func(err error) {
+		if err != nil {
+			c.Fail(statusOf(err), err)
+		}
 	}
-	_ = c.Close()
+	g.relay.StartStream(c, nil, client)
 }
 
 // tunnelSTUN hands over a TURN client that came through CONNECT, naming a relay of a service.

@@ -13,6 +13,41 @@ func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
 		return errClosing
 	}
 	defer s.wg.Done()
+	ses, r, err := s.newStreamSession(conn, head, c)
+	if err != nil {
+		return err
+	}
+	ses.end(ses.carry(r))
+	ses.stream.wait()
+	return ses.reason()
+}
+
+// StartStream is ServeStream for a client that need not be waited for: it returns as soon as the client is being read, and the session
+// holds no goroutine. Client.Ended tells how it ended. Where the socket beneath can't be had it returns at the end, like ServeStream.
+func (s *Server) StartStream(conn net.Conn, head []byte, c Client) {
+	if !s.enter() {
+		c.ended(errClosing)
+		_ = conn.Close()
+		return
+	}
+	defer s.wg.Done()
+	ses, r, err := s.newStreamSession(conn, head, c)
+	switch {
+	case err != nil:
+		c.ended(err)
+		_ = conn.Close()
+	case ses.stream.socket == nil:
+		ses.end(ses.carry(r))
+		ses.stream.wait()
+	default:
+		if err := ses.read(r, func(err error) { s.beside(func() { ses.end(err) }) }); err != nil {
+			ses.end(err)
+		}
+	}
+}
+
+// newStreamSession makes the session of a stream client, and what will read it.
+func (s *Server) newStreamSession(conn net.Conn, head []byte, c Client) (*session, *clientReader, error) {
 	owner := conn
 	if d, ok := conn.(interface{ Detach() (net.Conn, []byte) }); ok {
 		below, rest := d.Detach()
@@ -21,7 +56,7 @@ func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
 	l, err := s.loops.pick()
 	if err != nil {
 		_ = owner.Close()
-		return errClosing
+		return nil, nil, errClosing
 	}
 	c.loop = l
 	st := newStream(l, conn, s.config().Relay.Queue.MaxAge, s.metrics)
@@ -30,22 +65,26 @@ func (s *Server) ServeStream(conn net.Conn, head []byte, c Client) error {
 	ses.leg, ses.stream = st, st
 	st.lost = func(err error) { ses.endSoon(&failure{"err_client", err}) }
 	s.begin(ses)
-	ses.end(ses.carry(head))
-	st.wait()
-	return ses.reason()
+	r := &clientReader{session: ses, frames: frameReader{strict: true}, head: head}
+	r.take = r.takeFrame
+	return ses, r, nil
 }
 
-// carry reads the client's stream until it or the session has ended; nil: the client ended it.
-func (ses *session) carry(head []byte) error {
-	r := &clientReader{session: ses, frames: frameReader{strict: true}}
-	r.take = r.takeFrame
-	if len(head) > 0 {
-		if err := r.feed(head); err != nil {
+// read begins to read the client's stream. over is told when it has ended; nil: the client ended it.
+func (ses *session) read(r *clientReader, over func(error)) error {
+	if len(r.head) > 0 {
+		if err := r.feed(r.head); err != nil {
 			return err
 		}
+		r.head = nil
 	}
+	return ses.stream.start(r.read, over)
+}
+
+// carry reads the client's stream until it or the session has ended.
+func (ses *session) carry(r *clientReader) error {
 	over := make(chan error, 1)
-	if err := ses.stream.start(r.read, func(err error) { over <- err }); err != nil {
+	if err := ses.read(r, func(err error) { over <- err }); err != nil {
 		return err
 	}
 	select {
@@ -53,6 +92,12 @@ func (ses *session) carry(head []byte) error {
 		return err
 	case <-ses.over:
 		return nil
+	}
+}
+
+func (c *Client) ended(err error) {
+	if c.Ended != nil {
+		c.Ended(err)
 	}
 }
 
@@ -86,6 +131,7 @@ type clientReader struct {
 	frames  frameReader
 	msgs    [][]byte // that pass, and are not sent yet
 	take    func(frame []byte) error
+	head    []byte // was read by somebody else, and comes first
 }
 
 // read is the stream's take.

@@ -59,6 +59,9 @@ type Client struct {
 	AskedHost string
 	// Established is called once, when the client has won an allocation. nil: nobody wants to know.
 	Established func()
+	// Ended is called once, before the connection is closed, with the reason why it did not end as it should; nil: it did. It must
+	// not wait for the relay.
+	Ended func(err error)
 
 	loop *loop // that has its sockets
 }
@@ -180,6 +183,16 @@ func (s *Server) enter() bool {
 	}
 	s.wg.Add(1)
 	return true
+}
+
+// beside runs f in a goroutine of the server's, unless the server is closed.
+func (s *Server) beside(f func()) {
+	if s.enter() {
+		go func() {
+			defer s.wg.Done()
+			f()
+		}()
+	}
 }
 
 // Drain refuses new allocations from now on; live ones go on. It returns at once: Live tells how many are left.

@@ -423,12 +423,7 @@ func (ses *session) endSoon(cause error) {
 	if statusOf(cause) == "" {
 		cause = &failure{"err_upstream", cause}
 	}
-	if ses.server.enter() {
-		go func() {
-			defer ses.server.wg.Done()
-			ses.end(cause)
-		}()
-	}
+	ses.server.beside(func() { ses.end(cause) })
 }
 
 // notOpened answers what has waited: no region is up. An Allocate without credentials gets our own challenge, since a precall test
@@ -594,6 +589,7 @@ func (ses *session) end(err error) {
 	ses.held, ses.requests.list = nil, nil
 	ses.mu.Unlock()
 	defer close(ses.over)
+	ses.client.ended(err)
 	ses.server.table.remove(ses)
 	if cancel != nil {
 		cancel()

@@ -284,10 +284,14 @@ func (k *socket) CloseWrite() error {
 	return unix.Shutdown(k.fd, unix.SHUT_WR)
 }
 
-// Close gives the socket up.
+// Close ends the connection from outside: its loop finds it at its end, and tells its stream, which gives the socket up.
 func (k *socket) Close() error {
-	k.close()
-	return nil
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return net.ErrClosed
+	}
+	return unix.Shutdown(k.fd, unix.SHUT_RDWR)
 }
 
 // wire is a connection beneath TLS that can be put over other I/O when the handshake is done. The owner of the TLS connection
