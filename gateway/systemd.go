@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -20,16 +19,16 @@ func notify(state string, fds ...int) {
 	if name == "" {
 		return
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return // who is not there needs no news
+		return
 	}
-	defer func() { _ = conn.Close() }()
+	defer func() { _ = unix.Close(fd) }()
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	_, _, _ = conn.WriteMsgUnix([]byte(state), rights, nil)
+	_ = unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: name}, unix.MSG_DONTWAIT) // who is not there needs no news
 }
 
 // Notify tells the service manager a state in its own words, such as STOPPING=1.

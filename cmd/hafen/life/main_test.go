@@ -1,6 +1,7 @@
 package life
 
 import (
+	"cmp"
 	"crypto/tls"
 	"flag"
 	"fmt"
@@ -60,6 +61,9 @@ type world struct {
 	addr  string // of the one port, TCP and UDP
 	admin string // of listen.metrics
 	log   *output
+
+	program string     // under test; "": the one that TestMain has built
+	inherit []*os.File // what the first process finds open, from 3 on
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -160,9 +164,9 @@ run_dir: %s
 // start runs the program, by the command wrap if there is one, and waits until it is ready.
 func (w *world) start(wrap ...string) {
 	w.t.Helper()
-	args := append(append([]string{}, wrap...), program, "serve", "--config", w.file())
+	args := append(append([]string{}, wrap...), cmp.Or(w.program, program), "serve", "--config", w.file())
 	w.cmd = exec.Command(args[0], args[1:]...)
-	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	w.cmd.Stdout, w.cmd.Stderr, w.cmd.ExtraFiles = w.log, w.log, w.inherit
 	w.cmd.WaitDelay = 100 * time.Millisecond
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
@@ -230,14 +234,18 @@ func (w *world) upgrade() error {
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	var pid int
-	if _, err := fmt.Sscanf(out, "handed over to process %d", &pid); err != nil {
-		return fmt.Errorf("%q: %w", out, err)
+	if !w.takePID(out) {
+		return fmt.Errorf("%q", out)
 	}
-	w.mu.Lock()
-	w.pid = pid
-	w.mu.Unlock()
 	return nil
+}
+
+// takePID reads who has taken over.
+func (w *world) takePID(said string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err := fmt.Sscanf(said, "handed over to process %d", &w.pid)
+	return err == nil
 }
 
 func (w *world) signal(s syscall.Signal) {
