@@ -60,6 +60,13 @@ abuse: deps ## the abuse cases against the running program, the long ones too
 upgrade-test: ## 20 reloads and 3 upgrades under full load, then 1,000 reloads: nothing may drop
 	$(GO) test -count=1 -timeout 30m -v -run '^Test(Upgrade|UpgradeFails|Reloads)$$' ./cmd/hafen/life -whole
 
+faults: ## kill -9 at 1,000 random moments: what was acknowledged is there, and the start is quick
+	$(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./cmd/hafen/life -kills 1000
+
+SOAK ?= 30m
+soak: ## mixed load for SOAK (30m) with reloads, region deaths and precall reports: goroutines, descriptors and memory stay flat
+	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/hafen/life -soak $(SOAK)
+
 external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against the running program (root; ten minutes)
 	@.ci/deps testssl=testssl.sh slowhttptest nmap
 	GOBIN=$(CURDIR)/bin/tools $(GO) install -modfile=.ci/external/go.mod github.com/summerwind/h2spec/cmd/h2spec

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -118,15 +119,26 @@ func (w *world) startCloud() {
 	w.t.Cleanup(func() { _ = w.cloud.Close() })
 }
 
-// freeAddr is an address that nobody listens on, neither for connections nor for packets.
+// freeAddr is an address that nobody listens on, neither for connections nor for packets. Its port is below those that the kernel
+// gives to clients: the program is started anew at the same address, and nobody must have got it meanwhile.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		_ = ln.Close()
+		pc, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		_ = pc.Close()
+		return addr
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 func (w *world) file() string { return filepath.Join(w.dir, "hafen.yaml") }

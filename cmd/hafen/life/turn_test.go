@@ -199,6 +199,16 @@ func (s *stream) gap() time.Duration {
 	return max(time.Duration(s.longest.Load()), time.Since(time.Unix(0, s.last.Load())))
 }
 
+// giveBack ends the allocation, as browsers do, and closes.
+func (s *stream) giveBack() {
+	none := stun.RawAttribute{Type: stun.AttrLifetime, Value: make([]byte, 4)}
+	refresh := append([]stun.Setter{stun.TransactionID, stun.NewType(stun.MethodRefresh, stun.ClassRequest), none}, s.signed...)
+	if m, err := stun.Build(refresh...); err == nil {
+		_, _ = s.conn.Write(m.Raw)
+	}
+	s.close()
+}
+
 func (s *stream) close() {
 	close(s.stop)
 	_ = s.conn.Close()
