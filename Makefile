@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe pictures fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -96,6 +96,9 @@ bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squi
 axe: deps ## axe-core (npm) on every page in every state, and PAGE_SHOTS=DIR for pictures of them
 	@.ci/axe dist/axe
 	AXE=$(CURDIR)/dist/axe/axe.min.js $(GO) test -count=1 -timeout 15m -v -run '^TestAxe$$' ./gateway/page ./cmd/internal/cloud
+
+pictures: deps ## the manual's pictures of the pages, into packaging/doc
+	PICTURES=$(CURDIR)/packaging/doc $(GO) test -count=1 -run '^TestPictures$$' ./gateway/page
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@.ci/fuzz $(FUZZTIME)

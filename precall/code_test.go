@@ -55,3 +55,16 @@ func TestRateLimit(t *testing.T) {
 		t.Errorf("%d clients remembered", len(l.clients))
 	}
 }
+
+// FuzzCanonicalCode: whatever is written down, a code is either none or in the one form, and reads the same again.
+func FuzzCanonicalCode(f *testing.F) {
+	for _, seed := range []string{"K7QF-2M", "k7qf2m", "oilo oo", "K7QF-2Ü", "\x00"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		code, ok := CanonicalCode(s)
+		if again, still := CanonicalCode(code); ok != still || ok && (again != code || len(code) != 7) {
+			t.Errorf("%q: %q, %q", s, code, again)
+		}
+	})
+}

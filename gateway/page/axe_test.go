@@ -153,19 +153,27 @@ func TestAxe(t *testing.T) {
 	}
 }
 
+func (p *tab) login(password string) {
+	p.t.Helper()
+	p.text(fmt.Sprintf(`(() => { document.getElementById('name').value = 'anna'; document.getElementById('password').value = %q; document.querySelector('main form').submit(); })()`, password))
+}
+
+func (p *tab) statusLogin(base string) {
+	p.t.Helper()
+	p.navigate(base + "/status/")
+	p.login("a good long password")
+	p.waitFor("the status page", 20*time.Second, "!document.getElementById('password')")
+}
+
 // statusStates looks at the login, the status page and the help desk's.
 func (p *tab) statusStates(source, base, lang string) {
 	p.t.Helper()
 	p.navigate(base + "/status/?lang=" + lang)
 	p.axe(source, "login-"+lang)
-	login := func(password string) {
-		p.text(fmt.Sprintf(`(() => { document.getElementById('name').value = 'anna'; document.getElementById('password').value = %q; document.querySelector('main form').submit(); })()`, password))
-	}
-	login("wrong")
+	p.login("wrong")
 	p.waitFor("the refusal", 20*time.Second, "!!document.querySelector('[role=alert]')")
 	p.axe(source, "login-wrong-"+lang)
-	login("a good long password")
-	p.waitFor("the status page", 20*time.Second, "!document.getElementById('password')")
+	p.statusLogin(base)
 	time.Sleep(time.Second) // the first snapshot
 	p.axe(source, "status-"+lang)
 	for name, query := range map[string]string{"empty": "", "none": "?code=AAAA-AA", "found": "?code=K7QF-2M"} {
@@ -177,5 +185,6 @@ func (p *tab) statusStates(source, base, lang string) {
 	if !strings.Contains(p.text("location.pathname"), "helpdesk") {
 		p.t.Error("logged out on the way")
 	}
-	p.text("fetch('/status/logout', { method: 'POST' })")
+	p.text(`document.querySelector('form[action="/status/logout"]').submit()`)
+	p.waitFor("the login again", 20*time.Second, "!!document.getElementById('password')")
 }

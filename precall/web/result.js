@@ -40,7 +40,7 @@ export function showResult(answer) {
   $('charts-part').hidden = figures.length === 0;
   $('causes').replaceChildren(...report.causes.map((cause, i) => causeItem(cause, i, report.verdict)));
   $('causes-part').hidden = report.causes.length === 0;
-  $('checks').replaceChildren(...Object.keys(groups).map((name) => group(name, report.checks)).filter(Boolean));
+  $('checks').replaceChildren(...Object.keys(groups).map((name) => group(name, report.checks, report.verdict)).filter(Boolean));
 }
 
 // where names the network that was tested: a patient's mobile data is not the hospital's Wi-Fi.
@@ -75,10 +75,11 @@ function causeItem(cause, i, verdict) {
   return item;
 }
 
-function group(name, all) {
+function group(name, all, whole) {
   const checks = all.filter((check) => groupOf(check.id) === name);
   if (checks.length === 0) return null;
-  const worst = order.find((verdict) => checks.some((check) => check.verdict === verdict));
+  let worst = order.find((verdict) => checks.some((check) => check.verdict === verdict));
+  if (worst === 'fail' && whole !== 'fail') worst = 'warn'; // one way of several: no fold is worse than the run
   const item = copyOf('group');
   item.classList.add(signs[worst]);
   item.querySelector('summary .name').textContent = t(`group.${name}`);

@@ -19,6 +19,7 @@ export class Chart {
     this.svg.setAttribute('preserveAspectRatio', 'none');
     this.svg.setAttribute('role', 'img');
     this.svg.setAttribute('tabindex', '0');
+    this.svg.setAttribute('aria-label', title); // until there is something to sum up
     this.legend = document.createElement('ul');
     this.legend.className = 'legend';
     this.read = document.createElement('p');
