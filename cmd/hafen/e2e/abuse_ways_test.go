@@ -22,6 +22,7 @@ func TestAbuse_Ways(t *testing.T) {
 		return cfg + "signaling: {routes: [{host: \"*." + sigSuffix + "\"}, {host: " + callName + "}, {host: " + iceName + ", rewrite_ice_servers: [/**]}]}\n"
 	})
 	up := a.startOddUpstream(t)
+	slow := a.slowBody(t)
 	base := a.load()
 	t.Run("B-08", a.oddNames)
 	t.Run("B-19", func(t *testing.T) { a.halfCloses(t, up) })
@@ -33,11 +34,40 @@ func TestAbuse_Ways(t *testing.T) {
 	t.Run("C-22", func(t *testing.T) { a.leaks(t, up) })
 	t.Run("C-23", func(t *testing.T) { a.caches(t, up) })
 	t.Run("C-24", func(t *testing.T) { a.retries(t, up) })
+	t.Run("C-18", func(t *testing.T) {
+		if got := <-slow; code(got) != "408" {
+			t.Errorf("a request whose body comes by a byte a second is answered %q", got)
+		}
+	})
 	a.noCanary(t)
 	a.alive(t)
 	const pool = 128 // connections to a call server that wait for the next request
 	base.goroutines, base.descriptors = base.goroutines+2*pool, base.descriptors+pool
 	a.backTo(t, base, 20*time.Second)
+}
+
+// slowBody sends a request of which a byte comes each second, and tells how it was answered: half a minute of waiting is too much.
+func (a *abuse) slowBody(t *testing.T) <-chan string {
+	t.Helper()
+	conn := a.tls(t, a.inside, callName, "http/1.1")
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	_, err := io.WriteString(conn, "POST /slow HTTP/1.1\r\nHost: "+callName+"\r\nContent-Length: 5000\r\n\r\n")
+	must(t, err)
+	go func() {
+		for {
+			time.Sleep(time.Second)
+			if _, err := conn.Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	}()
+	answered := make(chan string, 1)
+	go func() {
+		buf := make([]byte, 4096)
+		n, _ := conn.Read(buf)
+		answered <- string(buf[:n])
+	}()
+	return answered
 }
 
 // oddNames are names whose resolution is odd. Each ends in time, and a name that comes back is back soon.

@@ -147,6 +147,7 @@ func everyWay() map[string]wayThere {
 // All at once, for most of it is waiting.
 func TestEveryWay(t *testing.T) {
 	l := newLaboratory(t, func(cfg string) string {
+		cfg = strings.Replace(cfg, "{https: /healthz}", "{call_servers: ["+callName+"], https: /healthz, websocket: /echo, longpoll: \"/hold?s=10\"}", 1)
 		return strings.Replace(cfg, plainName+"]", plainName+", "+shopName+", "+routedShopName+"]", 1) +
 			fmt.Sprintf("hosts: [{host: %s, ip: %s}, {host: %s, ip: %s}]\n", shopName, shopAddr, routedShopName, shopAddr)
 	})
@@ -166,6 +167,15 @@ func TestEveryWay(t *testing.T) {
 	if n := l.metric(`hafen_forward_connects_total{status="ok"}`); n < 20 {
 		t.Errorf("the gateway counts %v CONNECTs that went well, want 20 at least", n)
 	}
+	waitForOr(t, "three probes of the call server to come through", 30*time.Second, func() bool {
+		up := 0
+		for _, s := range l.snapshot().CallServers {
+			if s.Host == callName && s.State == "up" {
+				up++
+			}
+		}
+		return up == 3
+	}, func() string { return fmt.Sprintf("%+v", l.snapshot().CallServers) })
 	if n := l.metric(`hafen_signaling_requests_total`); n < 10 {
 		t.Errorf("the gateway counts %v requests on its route, want 10 at least", n)
 	}
