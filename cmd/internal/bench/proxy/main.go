@@ -129,6 +129,7 @@ func (o *options) measure(ctx context.Context, stdout, stderr io.Writer) error {
 	for round := range o.rounds {
 		fmt.Fprintf(stderr, "round %d of %d\n", round+1, o.rounds)
 		if err := o.round(ctx, world, round, r); err != nil {
+			_ = r.print(stderr) // what there is until now
 			return err
 		}
 	}
