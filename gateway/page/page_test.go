@@ -144,6 +144,16 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+// TestLanguageByItsFirstPart: a country's form of a language asks for the one form there is.
+func TestLanguageByItsFirstPart(t *testing.T) {
+	languages := []string{"ar", "en", "pt", "zh-Hans"}
+	for header, want := range map[string]string{"zh-CN,zh;q=0.9": "zh-Hans", "zh": "zh-Hans", "pt-BR": "pt", "ar-EG, en;q=0.5": "ar", "ja": "en"} {
+		if got := accepted(header, languages); got != want {
+			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
+
 func TestLanguageOrder(t *testing.T) {
 	languages := []string{"de", "en"}
 	r := httptest.NewRequest(http.MethodGet, "/?lang=de", nil)
