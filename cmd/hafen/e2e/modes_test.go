@@ -258,7 +258,7 @@ func (l *laboratory) load(t *testing.T, ward *namespace, via, secret string, fla
 	if *loadClients > aFew {
 		loading.Lock()
 		defer loading.Unlock()
-		pause = "100" // two processors carry no more for so many
+		pause = "200" // who reads late loses what waited too long: the load client must keep up, too
 	}
 	began := time.Now()
 	args := append([]string{
