@@ -24,6 +24,9 @@ type firefox struct {
 	tab  string // the browsing context
 }
 
+// firefoxPatience is for one command: the first page that a busy machine's Firefox opens may take a minute and a half.
+const firefoxPatience = 2 * time.Minute
+
 var bidi = regexp.MustCompile(`WebDriver BiDi listening on ws://(\S+)`)
 
 // firefoxPrefs are what makes it run without a person, and PAC its one way out.
@@ -76,7 +79,7 @@ func (f *firefox) call(method string, params map[string]any, result any) {
 
 func (f *firefox) try(method string, params map[string]any, result any) error {
 	f.id++
-	ctx, cancel := context.WithTimeout(f.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(f.t.Context(), firefoxPatience)
 	defer cancel()
 	b, err := json.Marshal(map[string]any{"id": f.id, "method": method, "params": params})
 	if err != nil {
