@@ -64,6 +64,7 @@ func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
 		return portmux.Route{Config: g.tlsRouted}
 	}
 	if target, ok := g.passthrough(name); ok {
+		g.noteHello(h, name)
 		return portmux.Route{Passthrough: target}
 	}
 	return portmux.Route{Refuse: fmt.Errorf("the name %q is neither the gateway's nor a service's", name)}

@@ -75,6 +75,8 @@ type Gateway struct {
 	precall   *precall.Server
 	runStore  *precall.Store
 	runNews   runNews
+	sightings *sightings
+	aaaa      ownAAAA
 	status    *status.Server
 	database  *database // nil: nothing is shared
 	peers     *peers    // nil: there are none
@@ -116,6 +118,7 @@ func New(o Options) (*Gateway, error) {
 		opts: o, log: o.Log, registry: prometheus.NewRegistry(), started: o.Now(),
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
+	g.sightings = newSightings(o.Now)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reloads = newReloads(g.registry)
 	g.handover = newHandover(o.Inherited, g.registry)

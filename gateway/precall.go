@@ -7,13 +7,17 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"hafen/configs"
 	"hafen/gateway/page"
 	"hafen/gateway/status"
 	"hafen/precall"
+	"hafen/relay"
+	"hafen/signaling"
 )
 
 // makeRunStore opens the history of precall runs. A store that fails is a matter of the precall page: calls go on without it.
@@ -30,16 +34,23 @@ func (g *Gateway) makePrecall() (err error) {
 	o := precallSettings(g.config())
 	o.Store = g.runStore
 	o.ICE, o.Regions, o.CallServers, o.Load = g.testICE, g.testRegions, g.testCallServers, g.load
+	o.Own, o.Plan, o.Seen = g.ownPage, g.testPlan, g.seen
 	o.SiteName, o.Guest, o.CallPage = g.siteName, g.isGuest, g.callPage
 	o.Site, o.Client, o.Registry, o.Log, o.Now = g.siteOf, clientAddr, g.registry, g.log.With("area", "precall"), g.opts.Now
 	g.precall, err = precall.New(o)
 	return err
 }
 
+// ownPage reports whether a host is one under which our own pages are.
+func (g *Gateway) ownPage(host string) bool {
+	return g.ownHost(configs.CanonicalHost(strings.Trim(host, "[]")), nil)
+}
+
 // precallSettings are what a configuration says of the test.
 func precallSettings(c *configs.Config) precall.Options {
 	return precall.Options{
 		Name: c.Name, Mode: c.Precall.Mode, Thresholds: c.Precall.Thresholds, History: c.Precall.History, SelfSigned: c.TLS.Source == "self-signed",
+		PAC: c.PAC.Otherwise != "" || c.PAC.Parent != "" || c.PAC.ParentFile != "",
 	}
 }
 
@@ -79,25 +90,69 @@ func (g *Gateway) turnURLs() []string {
 func (g *Gateway) testRegions(ctx context.Context) []precall.Region {
 	var out []precall.Region
 	for i := range g.config().Services {
-		name := g.config().Services[i].Name
-		regions, err := g.relay.ProbeNow(ctx, name)
+		s := &g.config().Services[i]
+		regions, err := g.relay.ProbeNow(ctx, s.Name)
 		if err != nil {
-			out = append(out, precall.Region{Service: name, Name: "all", Why: err.Error()})
+			out = append(out, precall.Region{Service: s.Name, Name: "all", Why: err.Error()})
 			continue
 		}
 		for _, r := range regions {
 			if r.Use {
-				out = append(out, precall.Region{Service: r.Service, Name: r.Name, Up: r.State == "up", RTT: time.Duration(r.RTT * float64(time.Millisecond)), Why: r.Reason})
+				out = append(out, testedRegion(s, r))
 			}
 		}
 	}
 	return out
 }
 
-func (g *Gateway) testCallServers(context.Context) []precall.CallServer {
+func testedRegion(s *configs.Service, r relay.RegionStatus) precall.Region {
+	out := precall.Region{
+		Service: r.Service, Name: r.Name, Up: r.State == "up", RTT: milliseconds(r.RTT), Why: r.Reason, Fault: faultOf(r.Reason),
+	}
+	for i := range s.Regions {
+		if s.Regions[i].Name == r.Name {
+			out.Hosts = regionHosts(&s.Regions[i])
+		}
+	}
+	for _, rung := range r.Rungs {
+		out.Rungs = append(out.Rungs, precall.Rung{Name: rung.Name, Up: rung.State == "up", RTT: milliseconds(rung.RTT), Why: rung.Reason})
+		if strings.Contains(rung.Note, "turn_credentials") && rung.State == "up" {
+			out.Fault, out.Why = precall.FaultCredentials, rung.Note
+		}
+	}
+	return out
+}
+
+func milliseconds(v float64) time.Duration { return time.Duration(v * float64(time.Millisecond)) }
+
+// faultOf knows the causes that have names of their own by the words that relay, signaling and netpolicy say of them to the administrator.
+func faultOf(why string) precall.Fault {
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(why, w) })
+	}
+	switch {
+	case has("answered 407"):
+		return precall.FaultProxyAuth
+	case has("captive portal", "what answers is no TURN server", "certificate signed by unknown authority", "certificate is valid for"):
+		return precall.FaultPortal
+	case has("resolve ", "no such host"):
+		return precall.FaultDNS
+	}
+	return ""
+}
+
+// testCallServers asks every call server now.
+func (g *Gateway) testCallServers(ctx context.Context) []precall.CallServer {
 	var out []precall.CallServer
-	for _, c := range g.signaling.Status().CallServers {
-		out = append(out, precall.CallServer{Service: c.Service, Host: c.Host, Up: c.Up, RTT: c.HTTPS.RTT, Level: "service", Why: c.HTTPS.Why})
+	for _, c := range g.signaling.ProbeNow(ctx) {
+		level := precall.LevelPath
+		if c.HTTPS.State == signaling.CheckOK {
+			level = precall.LevelService
+		}
+		out = append(out, precall.CallServer{
+			Service: c.Service, Host: c.Host, Up: c.Up, RTT: c.HTTPS.RTT, Level: level, Why: c.HTTPS.Why, Fault: faultOf(c.HTTPS.Why),
+			Opens: c.WebSocket.Opened,
+		})
 	}
 	return out
 }

@@ -11,6 +11,7 @@ import (
 	"hafen/configs"
 	"hafen/gateway/page"
 	"hafen/gateway/portmux"
+	"hafen/precall"
 )
 
 // ServeHTTP is the third step of a connection's walk: CONNECT goes to the forward proxy, the gateway's own names and
@@ -25,10 +26,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodConnect || r.URL.IsAbs() { // what a browser asks of a proxy
+		g.noteConnect(r)
 		g.forward.ServeHTTP(w, r)
 		return
 	}
 	host := requestHost(r)
+	if g.signaling.Routed(host) {
+		g.sightings.note(clientAddr(r), host, precall.WayRouted)
+	}
 	switch {
 	case g.ownHost(host, conn):
 		g.pages.ServeHTTP(w, r)
@@ -46,6 +51,7 @@ func (g *Gateway) proxyOnly(w http.ResponseWriter, r *http.Request) {
 	if conn := portmux.From(r.Context()); conn != nil {
 		conn.Established() // a tunnel outlives the time that a connection has to say what it is
 	}
+	g.noteConnect(r)
 	g.forward.ServeHTTP(w, r)
 }
 
@@ -89,12 +95,21 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if c := portmux.From(r.Context()); c != nil && errors.Is(c.Refused(), errDraining) {
+		if contains(g.config().Clients, clientAddr(r)) && testPath(r.URL.Path) {
+			g.pages.ServeHTTP(w, r) // who tests now is to hear that this gateway drains
+			return
+		}
 		w.Header().Set("Connection", "close")
 		w.Header().Set("Retry-After", "30")
 		page.Plain(w, http.StatusServiceUnavailable, "This gateway is being restarted and takes no new work. Please try again in a minute.")
 		return
 	}
 	page.Refused(w, r, clientAddr(r), g.siteOf(clientAddr(r)).Help)
+}
+
+// testPath reports whether a path is the precall test's.
+func testPath(path string) bool {
+	return strings.HasPrefix(path, precall.Path) || strings.HasPrefix(path, page.AssetPath) || strings.HasPrefix(path, wellKnown) || path == "/api/v1/ice"
 }
 
 // clientAddr is the client's own address, without its port.
@@ -117,8 +132,8 @@ func (g *Gateway) newPages() http.Handler {
 	mux.Handle("/api/v1/precall/", g.precall)
 	mux.Handle("/api/v1/ice", g.precall.ICE())
 	mux.Handle(wellKnown, g.precall.WellKnown())
-	mux.Handle("/proxy.pac", g.forward.PAC())
-	mux.Handle("/wpad.dat", g.forward.PAC())
+	mux.HandleFunc("/proxy.pac", g.servePAC)
+	mux.HandleFunc("/wpad.dat", g.servePAC)
 	mux.HandleFunc("/status/", g.statusPage)
 	mux.Handle("/livez", g.status.Healthz())
 	mux.Handle("/readyz", g.status.Healthz())
@@ -140,6 +155,12 @@ func (g *Gateway) acmeChallenge(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	http.NotFound(w, r)
+}
+
+// servePAC gives the PAC file, and remembers for the precall test who has it.
+func (g *Gateway) servePAC(w http.ResponseWriter, r *http.Request) {
+	g.sightings.fetchedPAC(clientAddr(r))
+	g.forward.PAC().ServeHTTP(w, r)
 }
 
 // secureHost is the host of a request with the port on which we speak TLS.
@@ -164,7 +185,7 @@ func (g *Gateway) secureHost(r *http.Request) string {
 func (g *Gateway) redirect(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/proxy.pac" || r.URL.Path == "/wpad.dat":
-		g.forward.PAC().ServeHTTP(w, r)
+		g.servePAC(w, r)
 	case strings.HasPrefix(r.URL.Path, acmeHTTP):
 		g.acmeChallenge(w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:

@@ -1,6 +1,9 @@
 package precall
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Gateway is the gateway's half of a run: what it measured itself while the page did, and what it saw of the client.
 type Gateway struct {
@@ -74,8 +77,6 @@ type Seen struct {
 	TLS Handshake
 	// Headers are the names of headers that only something on the way adds (Via and the like).
 	Headers []string
-	// Tunnelled: the page itself came through a CONNECT of this gateway.
-	Tunnelled bool
 	// Ways is by which way the browser came for each host of a service, while the test ran.
 	Ways map[string]Way
 	// PACFetched: a browser at this address has fetched the PAC file lately.
@@ -114,3 +115,15 @@ const (
 	MappedSame      Mapping = "same"      // HTTPS and UDP come from one address
 	MappedDifferent Mapping = "different" // they come from two: a VPN for one of them, a proxy, or several ways out
 )
+
+// compare holds the address that HTTPS came from against the one that STUN over UDP told the browser.
+func compare(https netip.Addr, mapped string) Mapping {
+	a, err := netip.ParseAddr(mapped)
+	switch {
+	case err != nil || !https.IsValid() || a.Unmap().Is4() != https.Unmap().Is4():
+		return "" // one of each family says nothing
+	case client(a) == client(https):
+		return MappedSame
+	}
+	return MappedDifferent
+}

@@ -26,6 +26,7 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 		Styles:  []string{s.assets.URL("precall.css")},
 		Modules: []string{s.assets.URL("app.js")},
 		Data:    struct{ Return string }{back},
+		Connect: s.connects(r.Context(), s.opts.Client(r)),
 	})
 }
 
@@ -63,7 +64,8 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	}
 	status = http.StatusOK
 	now, lang := s.opts.Now(), page.Language(r, s.texts.Languages())
-	g := s.gatewayHalf(r.Context())
+	g := s.gatewayHalf(r, m)
+	m.Mapped = "" // it was compared
 	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
 	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Site: s.opts.SiteName(from), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
 	rec.Result = Analyse(m, g, s.settings.Load().thresholds)
@@ -111,11 +113,12 @@ func readReport(w http.ResponseWriter, r *http.Request) (Measurements, int, erro
 }
 
 // gatewayHalf asks regions and call servers side by side: each may take its own time to find out.
-func (s *Server) gatewayHalf(ctx context.Context) Gateway {
-	ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+func (s *Server) gatewayHalf(r *http.Request, m Measurements) Gateway {
+	ctx, cancel := context.WithTimeout(r.Context(), 8*time.Second)
 	defer cancel()
 	now := s.settings.Load()
-	g := Gateway{Name: now.name, SelfSigned: now.selfSigned, Load: s.opts.Load()}
+	g := Gateway{Name: now.name, SelfSigned: now.selfSigned, PAC: now.pac, Load: s.opts.Load(), Seen: s.opts.Seen(r)}
+	g.Seen.Mapped = compare(s.opts.Client(r), m.Mapped)
 	var wg sync.WaitGroup
 	wg.Go(func() { g.Regions = s.opts.Regions(ctx) })
 	wg.Go(func() { g.CallServers = s.opts.CallServers(ctx) })

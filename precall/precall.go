@@ -28,6 +28,8 @@ const Path = "/precall/"
 type Options struct {
 	// Name is the gateway's own name, for advice.
 	Name string
+	// Own tells whether a host is one of the gateway's names or addresses. nil: Name alone.
+	Own func(host string) bool
 	// Mode is advisory, lenient or strict; call pages get it with the verdict. "": advisory.
 	Mode string
 	// Thresholds override configs.DefaultThresholds one by one.
@@ -41,6 +43,12 @@ type Options struct {
 	// Regions and CallServers are measured now, by the gateway. nil: not known.
 	Regions     func(ctx context.Context) []Region
 	CallServers func(ctx context.Context) []CallServer
+	// Plan is what the page of a client is to ask besides the gateway. nil: nothing.
+	Plan func(ctx context.Context, client netip.Addr) Plan
+	// Seen is what the gateway saw of who sends a request. nil: nothing.
+	Seen func(*http.Request) Seen
+	// PAC says that the gateway has a PAC file for browsers.
+	PAC bool
 	// Load tells whether the gateway takes new sessions. nil: it does.
 	Load func() Load
 	// Site is shown around the page. nil: none.
@@ -83,8 +91,9 @@ type Server struct {
 	wellKnown *http.ServeMux
 	metrics   *metrics
 
-	iceRate, reportRate, guestRate, readRate *rateLimit
-	holds, sockets                           *gauge
+	iceRate, reportRate, guestRate, readRate, planRate *rateLimit
+	holds, sockets, loads                              *gauge
+	runs                                               *runs
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -103,7 +112,9 @@ func New(o Options) (*Server, error) {
 	s.reportRate = newRateLimit(1, 30, 50, s.opts.Now)
 	s.guestRate = newRateLimit(0.1, 10, 2, s.opts.Now)
 	s.readRate = newRateLimit(5, 60, 200, s.opts.Now)
-	s.holds, s.sockets = newGauge(100, 2000), newGauge(100, 1000)
+	s.planRate = newRateLimit(2, 60, 100, s.opts.Now)
+	s.holds, s.sockets, s.loads = newGauge(200, 4000), newGauge(100, 1000), newGauge(20, 100)
+	s.runs = newRuns()
 	s.registerGauges(o.Registry)
 	if s.store = o.Store; s.store == nil {
 		s.store, s.ownStore = OpenStore(StoreOptions{History: s.opts.History, Log: s.opts.Log, Now: s.opts.Now}), true
@@ -117,11 +128,12 @@ func New(o Options) (*Server, error) {
 type settings struct {
 	name, mode string
 	thresholds Thresholds
+	pac        bool
 	selfSigned bool
 }
 
 func newSettings(o Options) *settings {
-	s := &settings{name: o.Name, mode: o.Mode, selfSigned: o.SelfSigned, thresholds: Thresholds(configs.DefaultThresholds())}
+	s := &settings{name: o.Name, mode: o.Mode, selfSigned: o.SelfSigned, pac: o.PAC, thresholds: Thresholds(configs.DefaultThresholds())}
 	maps.Copy(s.thresholds, o.Thresholds)
 	return s
 }
@@ -146,6 +158,16 @@ func withDefaults(o Options) Options {
 	}
 	if o.CallServers == nil {
 		o.CallServers = func(context.Context) []CallServer { return nil }
+	}
+	if o.Own == nil {
+		name := o.Name
+		o.Own = func(host string) bool { return host == name }
+	}
+	if o.Plan == nil {
+		o.Plan = func(context.Context, netip.Addr) Plan { return Plan{} }
+	}
+	if o.Seen == nil {
+		o.Seen = func(*http.Request) Seen { return Seen{} }
 	}
 	if o.Load == nil {
 		o.Load = func() Load { return Load{} }
@@ -197,11 +219,16 @@ func (s *Server) route() {
 	s.wellKnown = http.NewServeMux()
 	s.wellKnown.HandleFunc("GET /.well-known/hafen/ws", s.serveEcho)
 	s.wellKnown.HandleFunc("GET /.well-known/hafen/hold", s.serveHold)
+	s.wellKnown.HandleFunc("GET /.well-known/hafen/here", s.serveHere)
 	s.wellKnown.HandleFunc("/", missing)
 
 	s.routes = http.NewServeMux()
 	s.routes.HandleFunc("GET "+Path+"{$}", s.servePage)
 	s.routes.Handle(Path+"assets/", s.assets)
+	s.routes.HandleFunc("GET "+Path+"plan", s.servePlan)
+	s.routes.HandleFunc("GET "+Path+"load", s.serveDown)
+	s.routes.Handle("POST "+Path+"load", sameOrigin(http.HandlerFunc(s.serveUp)))
+	s.routes.HandleFunc("GET "+Path+"load/arrived", s.serveArrived)
 	s.routes.Handle("POST "+Path+"report", sameOrigin(http.HandlerFunc(s.serveReport)))
 	s.routes.HandleFunc("GET /api/v1/precall/{id}", s.serveVerdict)
 	s.routes.HandleFunc("OPTIONS /api/v1/precall/{id}", s.servePreflight)
@@ -251,6 +278,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	s.holds.wait()
 	s.sockets.wait()
+	s.loads.wait()
 	if s.ownStore {
 		return s.store.Close()
 	}

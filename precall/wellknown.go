@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -21,9 +22,34 @@ const (
 	echoLife     = 60 * time.Second
 )
 
+// serveHere answers at once, with the name of this gateway: the page asks it under a call server's name, to learn whether that name
+// leads here.
+func (s *Server) serveHere(w http.ResponseWriter, r *http.Request) {
+	s.allowOwn(w, r)
+	page.Plain(w, http.StatusOK, s.opts.Name)
+}
+
+// allowOwn lets the gateway's own pages read an answer that was given under another name.
+func (s *Server) allowOwn(w http.ResponseWriter, r *http.Request) {
+	w.Header().Add("Vary", "Origin")
+	if len(s.ownOrigin(r)) > 0 {
+		w.Header().Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
+	}
+}
+
+// ownOrigin is the host of a request's origin, if that is one of the gateway's own pages.
+func (s *Server) ownOrigin(r *http.Request) []string {
+	u, err := url.Parse(r.Header.Get("Origin"))
+	if err != nil || u.Scheme != "https" || u.Host == "" || !s.opts.Own(u.Hostname()) {
+		return nil
+	}
+	return []string{u.Host}
+}
+
 // serveHold answers only after ?s= seconds, like a long-poll on which nothing happens. Not one byte goes out before:
 // what cuts silent requests is to show itself.
 func (s *Server) serveHold(w http.ResponseWriter, r *http.Request) {
+	s.allowOwn(w, r)
 	seconds, err := strconv.Atoi(r.URL.Query().Get("s"))
 	hold := time.Duration(seconds) * time.Second
 	if err != nil || seconds < 1 || seconds > int(MaxHold/time.Second) {
@@ -59,7 +85,8 @@ func (s *Server) serveEcho(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	conn, err := websocket.Accept(w, r, nil) // refuses other origins, answers errors itself
+	// Refuses other origins than the name asked and the gateway's own, answers errors itself.
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{OriginPatterns: s.ownOrigin(r)})
 	if err != nil {
 		return
 	}

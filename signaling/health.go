@@ -47,6 +47,8 @@ type Check struct {
 	// Why is what happened, in a sentence without the host.
 	Why string    `json:"why,omitempty"`
 	At  time.Time `json:"at"`
+	// Opened says of a WebSocket that it was opened, not refused by the call server itself.
+	Opened bool `json:"opened,omitempty"`
 }
 
 // prober asks each call server at intervals whether it works. It asks on the way that the clients' requests take.
@@ -57,6 +59,9 @@ type prober struct {
 	once    sync.Once
 	ctx     context.Context // ends with the Proxy, and with the configuration
 	cancel  context.CancelFunc
+
+	nowMu sync.Mutex
+	asked time.Time // when ProbeNow last asked
 
 	interval, pollInterval, timeout, hold time.Duration
 }
@@ -216,6 +221,40 @@ func (pr *prober) note(s *server, kind string, at *Check, result Check) {
 	}
 }
 
+// freshness is how old the answers of ProbeNow may be: many may ask at once.
+const freshness = 5 * time.Second
+
+// ProbeNow asks every call server, unless that was done a moment ago, and tells what is known by the end of ctx.
+func (p *Proxy) ProbeNow(ctx context.Context) []CallServer {
+	p.prober.askNow(ctx)
+	return p.prober.status()
+}
+
+func (pr *prober) askNow(ctx context.Context) {
+	pr.nowMu.Lock()
+	defer pr.nowMu.Unlock()
+	if pr.p.opts.Now().Sub(pr.asked) < freshness || !pr.p.enter() {
+		return
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, s := range pr.servers {
+		if s.probes.HTTPS != "" || s.probes.WebSocket != "" {
+			wg.Go(func() { pr.ask(s) })
+		}
+	}
+	go func() {
+		defer pr.p.wg.Done()
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		pr.asked = pr.p.opts.Now()
+	case <-ctx.Done():
+	}
+}
+
 func (pr *prober) status() []CallServer {
 	list := make([]CallServer, 0, len(pr.servers))
 	for _, s := range pr.servers {
@@ -304,7 +343,7 @@ func (pr *prober) checkWebSocket(s *server, patience time.Duration) Check {
 	switch code := rep.StatusCode; code {
 	case http.StatusSwitchingProtocols:
 		sayGoodbye(rep)
-		return Check{State: CheckOK, RTT: rtt, Why: "A WebSocket was opened."}
+		return Check{State: CheckOK, RTT: rtt, Why: "A WebSocket was opened.", Opened: true}
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
 		return Check{State: CheckOK, RTT: rtt, Why: fmt.Sprintf("It answered %d, so an upgrade gets there.", code)}
 	default:

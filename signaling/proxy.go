@@ -161,6 +161,16 @@ func (p *Proxy) Start(context.Context) error {
 	return nil
 }
 
+// enter counts one more goroutine in, which calls wg.Done; false once the Proxy is closed.
+func (p *Proxy) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.wg.Add(1)
+	}
+	return !p.closed
+}
+
 // Drain asks clients to come back on another connection: answers close theirs, and new WebSockets are refused. What lives goes on.
 func (p *Proxy) Drain() { p.draining.Store(true) }
 

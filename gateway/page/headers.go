@@ -1,10 +1,18 @@
 package page
 
-import "net/http"
+import (
+	"net/http"
+	"strings"
+)
 
 // policy is the Content-Security-Policy of every page. 'self' in connect-src covers the WebSocket of the precall test.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+// policyWith is the policy of a page whose scripts may connect to more: origins, from the configuration.
+func policyWith(sources []string) string {
+	return strings.Replace(policy, "connect-src 'self'", "connect-src 'self' "+strings.Join(sources, " "), 1)
+}
 
 // permissions lets our own pages ask for camera and microphone and nobody for anything else.
 const permissions = "camera=(self), microphone=(self), autoplay=(self), display-capture=(), geolocation=(), payment=(), usb=(), midi=(), " +

@@ -29,6 +29,8 @@ type View struct {
 	Wide bool
 	// Styles and Modules are addresses of assets besides the shared stylesheet.
 	Styles, Modules []string
+	// Connect are the sources that the page's scripts may connect to besides the page's own.
+	Connect []string
 	// Self is the path of the language switch. "": the path that was asked for.
 	Self string
 	// Lang is the language. "": chosen by the request.
@@ -91,6 +93,9 @@ func (t *Template) write(w http.ResponseWriter, r *http.Request, name string, v 
 		return
 	}
 	Headers(w.Header())
+	if len(v.Connect) > 0 {
+		w.Header().Set("Content-Security-Policy", policyWith(v.Connect))
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Add("Vary", "Accept-Language, Cookie")
 	w.WriteHeader(cmp.Or(v.Status, http.StatusOK))

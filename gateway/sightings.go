@@ -1,0 +1,152 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"hafen/gateway/portmux"
+	"hafen/precall"
+)
+
+// sightings are the ways by which clients have come for the hosts of services lately: the precall test tells from them whether a
+// browser's calls would go through this gateway. They are addresses, so they are few, short-lived and never written anywhere.
+type sightings struct {
+	mu      sync.Mutex
+	clients map[netip.Addr]*sighting
+	swept   time.Time
+	now     func() time.Time
+}
+
+type sighting struct {
+	ways map[string]seenWay
+	pac  time.Time // when it fetched the PAC file
+	last time.Time
+}
+
+type seenWay struct {
+	way precall.Way
+	at  time.Time
+}
+
+const (
+	sightingLife = 3 * time.Minute // a run takes one, and one more with what is held
+	maxSightings = 8192
+	maxSeenHosts = 32
+	// strayHost stands for all hosts that are none of a service's: which ones is the client's own business.
+	strayHost = "*"
+)
+
+func newSightings(now func() time.Time) *sightings {
+	return &sightings{clients: map[netip.Addr]*sighting{}, now: now}
+}
+
+// of is the client's entry, made if need be; nil when there are too many. The lock is held.
+func (s *sightings) of(client netip.Addr) *sighting {
+	now := s.now()
+	if now.Sub(s.swept) > time.Minute {
+		s.swept = now
+		for a, c := range s.clients {
+			if now.Sub(c.last) > sightingLife {
+				delete(s.clients, a)
+			}
+		}
+	}
+	c := s.clients[client]
+	if c == nil && len(s.clients) < maxSightings {
+		c = &sighting{ways: map[string]seenWay{}}
+		s.clients[client] = c
+	}
+	if c != nil {
+		c.last = now
+	}
+	return c
+}
+
+func (s *sightings) note(client netip.Addr, host string, way precall.Way) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.of(client.Unmap())
+	if c == nil || len(c.ways) >= maxSeenHosts {
+		return
+	}
+	if way == precall.WayAsked && c.ways[host].way == precall.WayConnect {
+		return // a browser asks without credentials first, each time
+	}
+	c.ways[host] = seenWay{way, s.now()}
+}
+
+func (s *sightings) fetchedPAC(client netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.of(client.Unmap()); c != nil {
+		c.pac = s.now()
+	}
+}
+
+// seen tells how a client came.
+func (s *sightings) seen(client netip.Addr) (ways map[string]precall.Way, pac bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[client.Unmap()]
+	if c == nil {
+		return nil, false
+	}
+	ways = map[string]precall.Way{}
+	for host, w := range c.ways {
+		if s.now().Sub(w.at) < sightingLife {
+			ways[host] = w.way
+		}
+	}
+	return ways, s.now().Sub(c.pac) < sightingLife
+}
+
+// noteHello notes a name that DNS leads here and that goes on unread.
+func (g *Gateway) noteHello(h *tls.ClientHelloInfo, name string) {
+	if h.Conn == nil {
+		return
+	}
+	if from, ok := addrPort(h.Conn.RemoteAddr()); ok && g.config().ServiceOfHost(name) != nil {
+		g.sightings.note(from.Addr(), name, precall.WayPassthrough)
+	}
+}
+
+// noteConnect notes what a browser asks of its proxy.
+func (g *Gateway) noteConnect(r *http.Request) {
+	if r.Method != http.MethodConnect {
+		return
+	}
+	host, from := requestHost(r), clientAddr(r)
+	_, region := g.config().ServiceOfRelay(host)
+	switch {
+	case g.config().ServiceOfHost(host) == nil && region == nil:
+		if len(g.config().Forward.Allow) == 0 {
+			g.sightings.note(from, strayHost, precall.WayRefused)
+		}
+	case g.config().Forward.Auth == "basic" && r.Header.Get("Proxy-Authorization") == "":
+		g.sightings.note(from, host, precall.WayAsked)
+	default:
+		g.sightings.note(from, host, precall.WayConnect)
+	}
+}
+
+// seen is what this gateway saw of the client that sends a request.
+func (g *Gateway) seen(r *http.Request) precall.Seen {
+	from := clientAddr(r)
+	s := precall.Seen{Outside: !contains(g.config().Clients, from), Headers: precall.AddedHeaders(r.Header)}
+	s.Ways, s.PACFetched = g.sightings.seen(from)
+	s.TLS = precall.JudgeHello(r.UserAgent(), helloOf(r))
+	return s
+}
+
+// helloOf is the ClientHello of a request's connection; nil without one.
+func helloOf(r *http.Request) *precall.ClientHello {
+	c := portmux.From(r.Context())
+	if c == nil || c.Hello() == nil {
+		return nil
+	}
+	h := c.Hello()
+	return &precall.ClientHello{GREASE: h.GREASE, ALPN: h.ALPN, Extensions: h.Extensions}
+}
