@@ -78,17 +78,18 @@ func (g *Gateway) testIPv6(ctx context.Context) string {
 		g.aaaa.at, g.aaaa.addr = now, netip.Addr{}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		addrs, _ := net.DefaultResolver.LookupNetIP(ctx, "ip6", g.config().Name) // none, or no DNS: then clients have none either
-		for _, a := range addrs {
+		found, _ := net.DefaultResolver.LookupNetIP(ctx, "ip6", g.config().Name) // none, or no DNS: then clients have none either
+		for _, a := range found {
 			if a.Is6() && !a.Is4In6() && a.IsGlobalUnicast() {
 				g.aaaa.addr = a
 				break
 			}
 		}
 	}
-	if !g.aaaa.addr.IsValid() || len(g.addrs) == 0 {
+	addrs := g.Addrs()
+	if !g.aaaa.addr.IsValid() || len(addrs) == 0 {
 		return ""
 	}
-	own, _ := addrPort(g.addrs[0])
+	own, _ := addrPort(addrs[0])
 	return fmt.Sprintf("turn:%s?transport=tcp", netip.AddrPortFrom(g.aaaa.addr, own.Port()))
 }

@@ -43,6 +43,13 @@ func (a *arrivals) add(n int, now time.Time) {
 	a.last = now
 }
 
+func (a *arrivals) sum() (n int64) {
+	for _, b := range a.bytes {
+		n += b
+	}
+	return n
+}
+
 // rates are the windows in kbit/s.
 func (a *arrivals) rates() []float64 {
 	out := make([]float64, len(a.bytes))
@@ -78,7 +85,7 @@ func (s *Server) pour(w http.ResponseWriter, r *http.Request, lasts time.Duratio
 	defer end.Stop()
 	for {
 		allowed := false
-		known := s.runs.change(r.URL.Query().Get("run"), s.opts.Client(r), func(run *run) {
+		known := s.runs.change(r.URL.Query().Get("run"), s.opts.Client(r), func(run *pageRun) {
 			if allowed = run.down < maxRunBytes; allowed {
 				run.down += int64(len(chunk))
 			}
@@ -111,12 +118,12 @@ func (s *Server) serveUp(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(maxLoad + 5*time.Second))
 	id, from := r.URL.Query().Get("run"), s.opts.Client(r)
-	s.runs.change(id, from, func(run *run) { run.arrived = arrivals{} })
+	s.runs.change(id, from, func(run *pageRun) { run.arrived = arrivals{} })
 	buf := make([]byte, 32<<10)
 	for s.ctx.Err() == nil {
 		n, err := r.Body.Read(buf)
 		allowed := false
-		s.runs.change(id, from, func(run *run) {
+		s.runs.change(id, from, func(run *pageRun) {
 			run.up += int64(n)
 			run.arrived.add(n, s.opts.Now())
 			allowed = run.up < maxRunBytes && run.arrived.last.Sub(run.arrived.first) < maxLoad
@@ -135,7 +142,7 @@ func (s *Server) serveUp(w http.ResponseWriter, r *http.Request) {
 // enterLoad counts one load in, if the run is known and there is room.
 func (s *Server) enterLoad(w http.ResponseWriter, r *http.Request) (leave func(), ok bool) {
 	from := s.opts.Client(r)
-	if !s.runs.change(r.URL.Query().Get("run"), from, func(*run) {}) {
+	if !s.runs.change(r.URL.Query().Get("run"), from, func(*pageRun) {}) {
 		noSuchRun(w)
 		return nil, false
 	}
@@ -149,12 +156,17 @@ func (s *Server) enterLoad(w http.ResponseWriter, r *http.Request) (leave func()
 type arrivedAnswer struct {
 	Every float64   `json:"every"`
 	Rates []float64 `json:"rates"` // kbit/s
+	Bytes int64     `json:"bytes"`
+	MS    float64   `json:"ms"` // from the first of them to the last
 }
 
 // serveArrived answers GET /precall/load/arrived.
 func (s *Server) serveArrived(w http.ResponseWriter, r *http.Request) {
 	answer := arrivedAnswer{Every: window.Seconds(), Rates: []float64{}}
-	if !s.runs.change(r.URL.Query().Get("run"), s.opts.Client(r), func(run *run) { answer.Rates = run.arrived.rates() }) {
+	if !s.runs.change(r.URL.Query().Get("run"), s.opts.Client(r), func(run *pageRun) {
+		a := &run.arrived
+		answer.Rates, answer.Bytes, answer.MS = a.rates(), a.sum(), ms(a.last.Sub(a.first))
+	}) {
 		noSuchRun(w)
 		return
 	}

@@ -82,8 +82,8 @@ func (s *Server) connects(ctx context.Context, client netip.Addr) (sources []str
 	return sources
 }
 
-// run is one page at work: how much it may still load the line, and what came of its upload.
-type run struct {
+// pageRun is one page at work: how much it may still load the line, and what came of its upload.
+type pageRun struct {
 	client   netip.Addr
 	began    time.Time
 	up, down int64 // bytes so far
@@ -100,10 +100,10 @@ const (
 // runs are those begun lately.
 type runs struct {
 	mu  sync.Mutex
-	all map[string]*run
+	all map[string]*pageRun
 }
 
-func newRuns() *runs { return &runs{all: map[string]*run{}} }
+func newRuns() *runs { return &runs{all: map[string]*pageRun{}} }
 
 // begin makes a run. When there are too many the oldest is forgotten: its page then can't measure the bandwidth any more.
 func (r *runs) begin(client netip.Addr, now time.Time) string {
@@ -122,12 +122,12 @@ func (r *runs) begin(client netip.Addr, now time.Time) string {
 	if len(r.all) >= maxRuns {
 		delete(r.all, oldest)
 	}
-	r.all[id] = &run{client: client, began: now}
+	r.all[id] = &pageRun{client: client, began: now}
 	return id
 }
 
 // change lets f have the run, if there is one of that name and it is this client's.
-func (r *runs) change(id string, of netip.Addr, f func(*run)) bool {
+func (r *runs) change(id string, of netip.Addr, f func(*pageRun)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	run := r.all[id]

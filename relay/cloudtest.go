@@ -14,10 +14,10 @@ var errNoSecret = errors.New("turn_credentials has no secret_file to mint creden
 // CloudCredentials mints short-lived credentials of the first service's, for a test whose media passes through the cloud's relays. Only
 // a shared secret can mint them: a fixed user name and password are never given away.
 func (s *Server) CloudCredentials(user string, now time.Time) (username, password string, err error) {
-	if len(s.config.Services) == 0 {
+	if len(s.config().Services) == 0 {
 		return "", "", errNoSecret
 	}
-	account, err := newProbeAccount(s.config.Services[0].TURNCredentials)
+	account, err := newProbeAccount(s.config().Services[0].TURNCredentials)
 	switch {
 	case err != nil:
 		return "", "", err

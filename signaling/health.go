@@ -226,14 +226,15 @@ const freshness = 5 * time.Second
 
 // ProbeNow asks every call server, unless that was done a moment ago, and tells what is known by the end of ctx.
 func (p *Proxy) ProbeNow(ctx context.Context) []CallServer {
-	p.prober.askNow(ctx)
-	return p.prober.status()
+	prober := p.setup.Load().prober
+	prober.askNow(ctx)
+	return prober.status()
 }
 
 func (pr *prober) askNow(ctx context.Context) {
 	pr.nowMu.Lock()
 	defer pr.nowMu.Unlock()
-	if pr.p.opts.Now().Sub(pr.asked) < freshness || !pr.p.enter() {
+	if pr.p.opts.Now().Sub(pr.asked) < freshness || pr.ctx.Err() != nil || !pr.p.enter() {
 		return
 	}
 	done := make(chan struct{})

@@ -49,7 +49,7 @@ const show = {
   },
 };
 
-async function start(seconds) {
+async function start(seconds, automatic = false) {
   for (const name of ['data-precall', 'data-verdict', 'data-code']) root.removeAttribute(name);
   root.dataset.precall = 'running';
   delete window.hafenReport;
@@ -59,7 +59,7 @@ async function start(seconds) {
   $('waiting').hidden = false;
   only('run');
   $('run').querySelector('h1').focus({ preventScroll: true });
-  current = new Run(seconds, show);
+  current = new Run(seconds, show, { asks: !automatic });
   try {
     finish(await current.start());
   } catch (error) {
@@ -120,5 +120,5 @@ $('cancel').addEventListener('click', () => current?.cancel());
 const query = new URLSearchParams(location.search);
 if (query.has('autorun') && query.get('autorun') !== '0') {
   const asked = Number.parseInt(query.get('hold') ?? '', 10);
-  start(asked >= 1 && asked <= 180 ? asked : query.get('autorun') === 'long' ? 180 : 45);
+  start(asked >= 1 && asked <= 180 ? asked : query.get('autorun') === 'long' ? 180 : 45, true);
 }

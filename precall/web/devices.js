@@ -39,25 +39,52 @@ async function open(constraints, signal) {
   return answer;
 }
 
+const picture = { width: { ideal: 1280 }, height: { ideal: 720 } };
+
+// openOne opens the device that was chosen from a list.
+export function openOne(kind, deviceId, signal) {
+  const chosen = { deviceId: { exact: deviceId } };
+  return open(kind === 'camera' ? { video: { ...picture, ...chosen } } : { audio: chosen }, signal);
+}
+
 // openDevices asks for both at once, so that a person is asked once; only when that fails for each alone, to learn which.
 export async function openDevices(signal) {
-  const video = { width: { ideal: 1280 }, height: { ideal: 720 } };
-  const both = await open({ audio: true, video }, signal);
+  const both = await open({ audio: true, video: picture }, signal);
   if (both.stream) return { stream: both.stream, camera: {}, microphone: {} };
   if (both.error === 'dismissed') return { stream: null, camera: both, microphone: both };
   const microphone = await open({ audio: true }, signal);
-  const camera = await open({ video }, signal);
+  const camera = await open({ video: picture }, signal);
   const tracks = [microphone, camera].flatMap((device) => device.stream?.getTracks() ?? []);
   return { stream: tracks.length ? new MediaStream(tracks) : null, camera, microphone };
 }
 
-// measureCamera counts the pictures that really come, for three seconds.
+// The tests of a picture: darker than this on average (of 255), in more than a third of the pictures; or the same as the one before.
+const dark = 20;
+const tooMany = 1 / 3;
+
+// measureCamera counts the pictures that really come, for three seconds, and looks at some of them.
 export async function measureCamera(video, signal) {
-  if (!('requestVideoFrameCallback' in video)) return undefined;
-  let frames = 0;
-  let counting = true;
-  const count = () => {
+  if (!('requestVideoFrameCallback' in video)) return { error: 'unmeasured' };
+  const pen = new OffscreenCanvas(160, 120).getContext('2d', { willReadFrequently: true });
+  let [frames, counting, looked, black, same, last, lookedAt] = [0, true, 0, 0, 0, null, 0];
+  const look = (now) => {
+    if (now - lookedAt < 120) return;
+    lookedAt = now;
+    pen.drawImage(video, 0, 0, 160, 120);
+    const { data } = pen.getImageData(0, 0, 160, 120);
+    let [luma, moved] = [0, false];
+    for (let i = 0; i < data.length; i += 4) {
+      luma += 0.2126 * data[i] + 0.7152 * data[i + 1] + 0.0722 * data[i + 2];
+      moved ||= !last || data[i] !== last[i] || data[i + 1] !== last[i + 1];
+    }
+    looked += 1;
+    if (luma / (data.length / 4) < dark) black += 1;
+    if (!moved) same += 1;
+    last = data;
+  };
+  const count = (now) => {
     frames += 1;
+    look(now);
     if (counting) video.requestVideoFrameCallback(count);
   };
   video.requestVideoFrameCallback(count);
@@ -66,24 +93,32 @@ export async function measureCamera(video, signal) {
   const start = performance.now();
   await sleep(3000, signal);
   counting = false;
-  const seconds = (performance.now() - start) / 1000;
-  return document.hidden ? undefined : Math.round(((frames - before) / seconds) * 10) / 10;
+  if (document.hidden) return { error: 'unmeasured' };
+  const value = Math.round(((frames - before) / ((performance.now() - start) / 1000)) * 10) / 10;
+  if (frames === 0) return { value, error: 'frozen' };
+  if (looked > 3 && black / looked > tooMany) return { value, error: 'black' };
+  return { value, error: looked > 3 && same / looked > tooMany ? 'frozen' : '' };
 }
 
-// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS.
+// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS, and whether it was too loud to be clean.
 export class LevelMeter {
   constructor(stream, show) {
     this.loudest = undefined;
+    this.clipped = false;
     this.context = new AudioContext();
-    const analyser = this.context.createAnalyser();
-    analyser.fftSize = 2048;
-    this.context.createMediaStreamSource(stream).connect(analyser);
-    const samples = new Float32Array(analyser.fftSize);
+    this.analyser = this.context.createAnalyser();
+    this.analyser.fftSize = 4096;
+    this.context.createMediaStreamSource(stream).connect(this.analyser);
+    const samples = new Float32Array(this.analyser.fftSize);
     this.timer = setInterval(() => {
       if (this.context.state !== 'running') return;
-      analyser.getFloatTimeDomainData(samples);
-      let sum = 0;
-      for (const s of samples) sum += s * s;
+      this.analyser.getFloatTimeDomainData(samples);
+      let [sum, row] = [0, 0];
+      for (const s of samples) {
+        sum += s * s;
+        row = Math.abs(s) > 0.985 ? row + 1 : 0;
+        this.clipped ||= row > 6;
+      }
       const level = Math.max(-100, 10 * Math.log10(sum / samples.length || 1e-12));
       this.loudest = Math.max(this.loudest ?? -100, level);
       show(level);
@@ -92,9 +127,51 @@ export class LevelMeter {
     this.context.resume().catch(() => {});
   }
 
+  // hears is how loud a tone is now, in dB.
+  hears(frequency) {
+    const bins = new Float32Array(this.analyser.frequencyBinCount);
+    this.analyser.getFloatFrequencyData(bins);
+    return Math.max(-140, bins[Math.round((frequency * this.analyser.fftSize) / this.context.sampleRate)]);
+  }
+
   stop() {
     clearInterval(this.timer);
     this.context.close().catch(() => {});
+  }
+}
+
+const tone = 1130; // Hz: no note of a voice stands still there
+
+// playTone plays three short tones, and tells how much louder the microphone heard them than the silence between (undefined without a
+// microphone) and whether they were really played.
+export async function playTone(meter, sink, signal) {
+  const context = new AudioContext();
+  try {
+    if (sink && context.setSinkId) await context.setSinkId(sink).catch(() => {});
+    await within(1000, context.resume().catch(() => {}), null, signal);
+    if (context.state !== 'running') return { played: false };
+    const [source, volume, look] = [context.createOscillator(), context.createGain(), context.createAnalyser()];
+    source.frequency.value = tone;
+    volume.gain.value = 0;
+    source.connect(volume).connect(look).connect(context.destination);
+    source.start();
+    const heard = { on: [], off: [] };
+    const out = new Float32Array(look.fftSize);
+    let played = 0;
+    for (let i = 0; i < 6; i += 1) {
+      const state = i % 2 ? 'off' : 'on';
+      volume.gain.setTargetAtTime(i % 2 ? 0 : 0.2, context.currentTime, 0.01);
+      await sleep(260, signal); // what is heard now is still of before
+      look.getFloatTimeDomainData(out);
+      played = Math.max(played, ...out.map(Math.abs));
+      if (meter?.context.state === 'running') heard[state].push(meter.hears(tone));
+      await sleep(140, signal);
+    }
+    const least = (list) => Math.min(...list);
+    const most = (list) => Math.max(...list);
+    return { played: played > 0.05, level: heard.on.length ? Math.round(least(heard.on) - most(heard.off)) : undefined, loud: least(heard.on) };
+  } finally {
+    context.close().catch(() => {});
   }
 }
 
@@ -115,10 +192,10 @@ export function standIn() {
   const stream = canvas.captureStream(25);
   const context = new AudioContext();
   context.resume().catch(() => {});
-  const tone = context.createOscillator();
+  const hum = context.createOscillator();
   const out = context.createMediaStreamDestination();
-  tone.connect(out);
-  tone.start();
+  hum.connect(out);
+  hum.start();
   stream.addTrack(out.stream.getAudioTracks()[0]);
   const stop = () => {
     clearInterval(draw);

@@ -14,7 +14,7 @@ export async function relayURLs(signal) {
       if (kind) relays.push({ kind, url, server: { urls: url, username, credential } });
     }
   }
-  return relays.length ? { relays } : { problem: 'no-servers' };
+  return relays.length ? { relays, account: relays[0].server } : { problem: 'no-servers' };
 }
 
 // transport names the way of a TURN address (RFC 7065): turn: is UDP unless it says tcp, turns: is TLS over TCP.
@@ -24,10 +24,76 @@ function transport(url) {
   return '';
 }
 
+// reach asks a relay for an allocation. With throw-away credentials a refusal is as good an answer as any: it is there.
+export async function reach(server, signal) {
+  const start = performance.now();
+  const peer = new RTCPeerConnection({ iceServers: [server], iceTransportPolicy: 'relay' });
+  const answered = new Promise((resolve) => {
+    peer.onicecandidate = ({ candidate }) => candidate?.candidate && resolve({ result: 'ok' });
+    peer.onicecandidateerror = ({ errorCode, errorText }) => {
+      const detail = `${errorCode} ${errorText ?? ''}`.trim().slice(0, 200);
+      resolve(errorCode === 701 ? { result: 'fail', error: silence(errorText ?? '', server.urls), detail } : { result: 'ok', detail });
+    };
+    peer.onicegatheringstatechange = () => {
+      // A browser that does not tell why there is no candidate, says nothing about the way.
+      if (peer.iceGatheringState === 'complete') setTimeout(() => resolve({ result: 'unknown', error: 'unmeasured' }), 100);
+    };
+  });
+  try {
+    peer.createDataChannel('x');
+    await peer.setLocalDescription();
+    const found = await within(15000, answered, { result: 'fail', error: 'timeout' }, signal);
+    const ms = performance.now() - start;
+    return found.result === 'ok' ? { ...found, value: Math.round(ms), ms } : { ...found, ms };
+  } catch (error) {
+    if (signal.aborted) throw error;
+    return { result: 'unknown', error: 'other', detail: error.name };
+  } finally {
+    peer.close();
+  }
+}
+
+// silence tells why nothing came, by the browser's own words where it has any: over TCP, a time-out of the Allocate means that the
+// connection itself was made.
+function silence(text, url) {
+  if (/host lookup/i.test(text)) return 'dns';
+  return transport(url) !== 'udp' && /allocate request timed out/i.test(text) ? 'unanswered-turn' : 'unreached';
+}
+
+// addresses are those under which this computer is known: by itself, and to the gateway's STUN.
+export async function addresses(relays, signal) {
+  const found = { mapped: '', six: false };
+  const udp = relays.find((relay) => relay.kind === 'udp');
+  const peer = new RTCPeerConnection({ iceServers: udp ? [{ urls: udp.url.replace(/^turn:/, 'stun:').replace(/\?.*/, '') }] : [] });
+  const own = new Set();
+  const gathered = new Promise((resolve) => {
+    peer.onicecandidate = ({ candidate }) => {
+      if (!candidate) return resolve();
+      const { type, address } = candidate;
+      if (type === 'srflx') found.mapped = address ?? '';
+      if (type === 'host' && address?.includes(':') && !/^(fe80|::1)/i.test(address)) found.six = true;
+      if (type === 'host' && /^[\d.]+$/.test(address ?? '')) own.add(address);
+    };
+  });
+  try {
+    peer.createDataChannel('x');
+    await peer.setLocalDescription();
+    await within(5000, gathered, null, signal);
+  } catch (error) {
+    if (signal.aborted) throw error;
+  } finally {
+    peer.close();
+  }
+  // What STUN tells is left out where it is the computer's own.
+  if (!found.mapped && udp && own.size === 1) [found.mapped] = own;
+  return found;
+}
+
 // wordOf says what an icecandidateerror means: 701 is of the browser, the others are STUN error codes (RFC 8656, section 19).
 function wordOf(code) {
   if (code === 701) return 'unreached';
-  if (code === 401 || code === 403 || code === 441) return 'credentials';
+  if (code === 401 || code === 441) return 'credentials';
+  if (code === 403) return 'forbidden';
   if (code === 486 || code === 508) return 'quota';
   return 'other';
 }
@@ -35,6 +101,8 @@ function wordOf(code) {
 // Loop is two ends of a call, both in this page, that reach each other over one relay only.
 export class Loop {
   constructor(server, stream) {
+    this.times = []; // of pings, in milliseconds there and back around the loop
+    this.sent = 0;
     const config = { iceServers: [server], iceTransportPolicy: 'relay', bundlePolicy: 'max-bundle' };
     this.near = new RTCPeerConnection(config);
     this.far = new RTCPeerConnection(config);
@@ -43,6 +111,7 @@ export class Loop {
     this.link(this.near, this.far);
     this.link(this.far, this.near);
     this.channel = this.near.createDataChannel('echo', { ordered: false, maxRetransmits: 0 });
+    this.channel.onmessage = ({ data }) => this.times.push(performance.now() - Number(data));
     this.far.ondatachannel = ({ channel }) => { channel.onmessage = ({ data }) => channel.readyState === 'open' && channel.send(data); };
     stream?.getTracks().forEach((track) => this.near.addTrack(track, stream));
   }
@@ -86,16 +155,21 @@ export class Loop {
     return first ? `${first.code} ${first.text}`.trim().slice(0, 200) : '';
   }
 
-  // ping sends small packets around the loop and gives their times there and back.
+    // ping sends small packets around the loop, so many or until told to stop, and gives their times there and back.
   async ping(count, gap, signal) {
-    const times = [];
-    this.channel.onmessage = ({ data }) => times.push(performance.now() - Number(data));
-    for (let i = 0; i < count; i += 1) {
-      if (this.channel.readyState === 'open') this.channel.send(String(performance.now()));
+    const from = this.times.length;
+    const before = this.sent;
+    for (let i = 0; i < count && !signal?.aborted; i += 1) {
+      if (this.channel.readyState === 'open') {
+        this.channel.send(String(performance.now()));
+        this.sent += 1;
+      }
       await sleep(gap, signal);
     }
-    await sleep(200, signal);
-    return times;
+    await sleep(250, signal);
+    const times = this.times.slice(from);
+    const sent = this.sent - before;
+    return { times, lost: sent ? Math.max(0, 1 - times.length / sent) : 0 };
   }
 
   close() {
@@ -113,7 +187,7 @@ export async function tryRelay({ server }, signal) {
     const error = await loop.connect(12000, signal);
     if (error) return { result: 'fail', error, detail: loop.said };
     const value = Math.round(performance.now() - start);
-    const times = await loop.ping(15, 60, signal);
+    const { times } = await loop.ping(15, 60, signal);
     if (times.length === 0) return { result: 'fail', error: 'no-packets' };
     return { result: 'ok', value, rtt: median(times) / 2 };
   } catch (error) {
@@ -124,16 +198,18 @@ export async function tryRelay({ server }, signal) {
   }
 }
 
-// loopMedia sends sound and picture around for ten seconds and measures what arrives.
-export async function loopMedia({ server }, stream, signal) {
+// loopMedia sends sound and picture around for ten seconds and measures what arrives. `show` gets the bitrate of each second.
+export async function loopMedia({ server }, stream, seconds, show, signal) {
   const loop = new Loop(server, stream);
   try {
     const error = await loop.connect(10000, signal);
     if (error) return { media: { result: 'fail', error, detail: loop.said } };
     const samples = [];
-    for (let i = 0; i < 10; i += 1) {
+    for (let i = 0; i < seconds; i += 1) {
       await sleep(1000, signal);
       samples.push(await sample(loop));
+      const [last, now] = samples.slice(-2);
+      if (now) show(Math.round(((now.bytes - last.bytes) * 8) / (now.at - last.at)));
     }
     return judge(samples, stream);
   } catch (error) {
@@ -146,7 +222,7 @@ export async function loopMedia({ server }, stream, signal) {
 
 // sample reads the counters of both ends.
 async function sample(loop) {
-  const s = { at: performance.now(), bytes: 0, lost: 0, received: 0, frames: 0, sound: 0, jitter: undefined, limited: false, available: undefined };
+  const s = { at: performance.now(), bytes: 0, lost: 0, received: 0, frames: 0, sound: 0, jitter: undefined, limited: 'none', available: undefined };
   (await loop.far.getStats()).forEach((report) => {
     if (report.type !== 'inbound-rtp') return;
     s.bytes += report.bytesReceived ?? 0;
@@ -160,7 +236,7 @@ async function sample(loop) {
     }
   });
   (await loop.near.getStats()).forEach((report) => {
-    if (report.type === 'outbound-rtp' && report.kind === 'video') s.limited = report.qualityLimitationReason === 'bandwidth';
+    if (report.type === 'outbound-rtp' && report.kind === 'video') s.limited = report.qualityLimitationReason;
     if (report.type === 'candidate-pair' && report.availableOutgoingBitrate) s.available = report.availableOutgoingBitrate;
   });
   return s;
@@ -178,11 +254,15 @@ function judge(samples, stream) {
   const rate = ((last.bytes - first.bytes) * 8) / 1000 / seconds;
   const lost = last.lost - first.lost;
   const all = lost + last.received - first.received;
-  const narrow = samples.slice(-4).every((s) => s.limited);
-  const carries = narrow ? Math.max(rate, (last.available ?? 0) / 1000) : rate;
+  const held = (by) => samples.slice(-4).every((s) => s.limited === by);
+  const carries = held('bandwidth') ? Math.max(rate, (last.available ?? 0) / 1000) : rate;
+  const error = ['bandwidth', 'cpu'].find(held) ?? '';
   return {
-    media: { result: 'ok', value: Math.round(carries), error: narrow ? 'bandwidth' : '', detail: `${last.frames} pictures, ${last.sound} sound packets` },
-    loss: all > 0 ? Math.round((1 - Math.sqrt(1 - lost / all)) * 1000) / 10 : undefined,
-    jitter: wants.sound && last.sound > 0 ? Math.round(mean(samples.slice(1).map((s) => s.jitter ?? 0)) * 10) / 10 : undefined,
+    media: { result: 'ok', value: Math.round(carries), error, detail: `${last.frames} pictures, ${last.sound} sound packets` },
+    loss: all > 0 ? tenth((1 - Math.sqrt(Math.max(0, 1 - lost / all))) * 100) : undefined,
+    // Up and down are unsteady each for itself: variances add.
+    jitter: wants.sound && last.sound > 0 ? tenth(mean(samples.slice(1).map((s) => s.jitter ?? 0)) / Math.SQRT2) : undefined,
   };
 }
+
+const tenth = (v) => Math.round(v * 10) / 10;

@@ -46,3 +46,28 @@ export function median(values) {
 export function mean(values) {
   return values.length ? values.reduce((sum, v) => sum + v, 0) / values.length : undefined;
 }
+
+// percentile is the value below which so much of the values lies.
+export function percentile(values, part) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted.length ? sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] : undefined;
+}
+
+// Lateness watches how late this page's own clockwork runs: that of a computer that can't keep up, or of a tab that nobody sees.
+export class Lateness {
+  constructor() {
+    this.late = [];
+    let due = performance.now() + 100;
+    this.timer = setInterval(() => {
+      const now = performance.now();
+      this.late.push(Math.max(0, now - due));
+      due = now + 100;
+    }, 100);
+  }
+
+  // stop gives the lateness that one in ten ticks exceeds, in milliseconds.
+  stop() {
+    clearInterval(this.timer);
+    return this.late.length > 20 ? Math.round(percentile(this.late, 0.9)) : undefined;
+  }
+}
