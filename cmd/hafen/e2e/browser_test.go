@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,12 +42,21 @@ var browserFlags = []string{
 // newBrowser starts Chromium in the namespace; extra are further switches.
 func newBrowser(t testing.TB, ns *namespace, ca *authority, extra ...string) *browser {
 	t.Helper()
+	return newBrowserEnv(t, ns, ca, nil, extra...)
+}
+
+// newBrowserEnv is newBrowser with an environment besides. A switch that begins with "!" is left out.
+func newBrowserEnv(t testing.TB, ns *namespace, ca *authority, env []string, extra ...string) *browser {
+	t.Helper()
 	home := t.TempDir()
 	trust(t, home, ca)
 	args := append(append([]string{}, browserFlags...), "--user-data-dir="+filepath.Join(home, "profile"))
-	args = append(append(args, extra...), "about:blank")
+	args = slices.DeleteFunc(append(args, extra...), func(s string) bool {
+		return strings.HasPrefix(s, "!") || slices.Contains(extra, "!"+s)
+	})
+	args = append(args, "about:blank")
 	b := &browser{log: &logBuffer{}}
-	b.proc = ns.startEnv(t, "chromium", []string{"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home}, "chromium", args...)
+	b.proc = ns.startEnv(t, "chromium", append([]string{"HOME=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home}, env...), "chromium", args...)
 	var ws string
 	waitFor(t, "Chromium's DevTools", 60*time.Second, func() bool {
 		if m := devtools.FindStringSubmatch(b.proc.out.String()); m != nil {

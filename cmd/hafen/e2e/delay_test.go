@@ -3,6 +3,7 @@ package e2e
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"sync"
@@ -26,6 +27,7 @@ type delayLine struct {
 // lane holds the packets of one address back, in their order.
 type lane struct {
 	oneWay time.Duration
+	shaken time.Duration // on top, between nothing and so much, for each packet anew: they overtake each other
 	held   chan heldPacket
 }
 
@@ -98,6 +100,15 @@ func (d *delayLine) set(t testing.TB, address string, oneWay time.Duration) {
 	}
 }
 
+// shake has every packet to and from an address take up to so much longer.
+func (d *delayLine) shake(t testing.TB, address string, most time.Duration) {
+	t.Helper()
+	d.set(t, address, time.Millisecond)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lanes[netip.MustParseAddr(address)].shaken = most
+}
+
 // read takes packets out of the device and puts them into their address's lane; a full lane drops, as routers do.
 func (d *delayLine) read() {
 	defer d.wg.Done()
@@ -107,7 +118,12 @@ func (d *delayLine) read() {
 		if err != nil {
 			break
 		}
-		if l, oneWay := d.laneOf(buf[:n]); l != nil {
+		if l, oneWay, shaken := d.laneOf(buf[:n]); l != nil {
+			if shaken > 0 {
+				packet := append([]byte(nil), buf[:n]...)
+				time.AfterFunc(oneWay+rand.N(shaken), func() { _, _ = d.tun.Write(packet) })
+				continue
+			}
 			select {
 			case l.held <- heldPacket{time.Now().Add(oneWay), append([]byte(nil), buf[:n]...)}:
 			default:
@@ -121,18 +137,18 @@ func (d *delayLine) read() {
 	}
 }
 
-func (d *delayLine) laneOf(packet []byte) (*lane, time.Duration) {
+func (d *delayLine) laneOf(packet []byte) (l *lane, oneWay, shaken time.Duration) {
 	if len(packet) < 20 || packet[0]>>4 != 4 {
-		return nil, 0
+		return nil, 0, 0
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, at := range []int{16, 12} {
 		if l := d.lanes[netip.AddrFrom4([4]byte(packet[at:at+4]))]; l != nil {
-			return l, l.oneWay
+			return l, l.oneWay, l.shaken
 		}
 	}
-	return nil, 0
+	return nil, 0, 0
 }
 
 // release gives packets back when they are due.

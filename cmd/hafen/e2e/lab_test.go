@@ -102,6 +102,7 @@ type laboratory struct {
 	cloud    *namespace
 	gateway  *process
 	fra, lon *process
+	ward     *namespace // an office, for scenarios that share one
 }
 
 // newLaboratory stands up the network, the call service with two coturn regions, and the gateway.

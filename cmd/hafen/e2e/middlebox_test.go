@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 )
@@ -20,6 +21,8 @@ type middlebox struct {
 	stripUpgrade bool
 	// resetTURN resets what is not HTTP inside TLS.
 	resetTURN bool
+	// idle cuts connections on which nothing has come or gone for so long; 0: never.
+	idle time.Duration
 }
 
 // start listens at addr inside the namespace; the certificate is for the names that the office asks for.
@@ -49,6 +52,9 @@ func (m *middlebox) start(t testing.TB, ns *namespace, addr string, ca *authorit
 
 // inspect looks at the first byte inside TLS: HTTP is proxied, anything else goes on to the gateway or is reset.
 func (m *middlebox) inspect(raw net.Conn, cfg *tls.Config, ns *namespace, inspected *queueListener) {
+	if m.idle > 0 {
+		raw = &idleConn{Conn: raw, most: m.idle}
+	}
 	conn := tls.Server(raw, cfg)
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	if err := conn.Handshake(); err != nil {
@@ -67,7 +73,9 @@ func (m *middlebox) inspect(raw net.Conn, cfg *tls.Config, ns *namespace, inspec
 		return
 	}
 	if m.resetTURN {
-		_ = raw.(*net.TCPConn).SetLinger(0)
+		if tcp, ok := raw.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
 		_ = raw.Close()
 		return
 	}
@@ -105,6 +113,35 @@ func (m *middlebox) proxy(ns *namespace) http.Handler {
 			},
 		},
 	}
+}
+
+// idleConn closes itself when nothing has come or gone for a while, as firewalls forget connections.
+type idleConn struct {
+	net.Conn
+	most  time.Duration
+	mu    sync.Mutex
+	timer *time.Timer
+}
+
+func (c *idleConn) touch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.timer == nil {
+		c.timer = time.AfterFunc(c.most, func() { _ = c.Conn.Close() })
+		return
+	}
+	c.timer.Reset(c.most)
+}
+
+func (c *idleConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.touch()
+	return n, err
+}
+
+func (c *idleConn) Write(p []byte) (int, error) {
+	c.touch()
+	return c.Conn.Write(p)
 }
 
 // bufferedConn reads first what was peeked.

@@ -21,6 +21,7 @@ import (
 type namespace struct {
 	name string // as ip netns knows it
 	addr string // its first address, without the prefix length
+	link string // the router's end of its line
 }
 
 // network is a router with hosts behind it: every namespace reaches every other through core, nothing reaches out.
@@ -60,7 +61,7 @@ func (n *network) host(short string, extra ...int) *namespace {
 	n.t.Helper()
 	ns := n.namespace(short)
 	n.subnet++
-	base := fmt.Sprintf("10.%d.0.", 10*n.subnet)
+	base := fmt.Sprintf("10.%d.%d.", 10*((n.subnet-1)%25+1), (n.subnet-1)/25)
 	link := fmt.Sprintf("v%s%d", strings.TrimSuffix(strings.TrimPrefix(n.prefix, "hf"), "-"), n.subnet)
 	mustRun(n.t, "ip", "-n", n.core.name, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", ns.name)
 	mustRun(n.t, "ip", "-n", n.core.name, "addr", "add", base+"1/24", "dev", link)
@@ -70,7 +71,7 @@ func (n *network) host(short string, extra ...int) *namespace {
 	}
 	ns.run(n.t, "ip", "link", "set", "eth0", "up")
 	ns.run(n.t, "ip", "route", "add", "default", "via", base+"1")
-	ns.addr = base + "2"
+	ns.addr, ns.link = base+"2", link
 	return ns
 }
 

@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"bytes"
+	"flag"
 	"os"
 	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
+	"time"
 )
 
 // scenarioChild is set in the process that runs a scenario for scenario's parent.
@@ -16,6 +19,12 @@ const scenarioChild = "HAFEN_E2E_SCENARIO"
 // they mostly wait.
 func scenario(t *testing.T, run func(t *testing.T)) {
 	t.Helper()
+	tries(t, 2, run)
+}
+
+// tries runs a test in a process of its own, so often until it passes. The flags of this package go along.
+func tries(t *testing.T, most int, run func(t *testing.T)) {
+	t.Helper()
 	if os.Getenv(scenarioChild) == t.Name() {
 		run(t)
 		return
@@ -24,18 +33,32 @@ func scenario(t *testing.T, run func(t *testing.T)) {
 	browsers <- struct{}{}
 	defer func() { <-browsers }()
 	for try := 1; ; try++ {
-		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
+		args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=" + scenarioTimeout().String(), "-test.parallel=2"}
+		flag.Visit(func(f *flag.Flag) {
+			if !strings.HasPrefix(f.Name, "test.") {
+				args = append(args, "-"+f.Name+"="+f.Value.String())
+			}
+		})
+		cmd := exec.Command(os.Args[0], args...)
 		cmd.Env = append(os.Environ(), scenarioChild+"="+t.Name(), binaryVariable+"="+hafenBinary)
 		out, err := cmd.CombinedOutput()
 		switch {
 		case err == nil:
 			t.Logf("%s", lastLines(string(out), 2000))
 			return
-		case try == 2:
-			t.Fatalf("failed twice: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 20000))
+		case try >= most:
+			t.Fatalf("failed: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 20000))
 		}
 		t.Logf("RETRIED, the first try failed: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 6000))
 	}
+}
+
+// scenarioTimeout: the whole matrix takes longer than any scenario.
+func scenarioTimeout() time.Duration {
+	if *matrixAll || *matrixRow != "" {
+		return time.Hour
+	}
+	return 5 * time.Minute
 }
 
 var complaint = regexp.MustCompile(`(?m)^\s+[a-z_]+_test\.go:\d+: .*$`)

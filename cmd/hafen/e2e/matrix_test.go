@@ -1,0 +1,239 @@
+package e2e
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The fault matrix: real faults, a real Chromium, and the cause that the precall test names first. `make precall-matrix` tries every
+// row; without the flag a few of them, others every day.
+var (
+	matrixAll  = flag.Bool("matrix", false, "try every row of the fault matrix")
+	matrixRow  = flag.String("row", "", "try the rows of the fault matrix whose names match")
+	matrixFine = flag.Int("fine", 20, "how often -matrix tries the row in which nothing is wrong")
+)
+
+// fault is one row: what is wrong, and what the test must say of it first.
+type fault struct {
+	name string
+	want string // the cause; "" for none at all
+	also string // the second fault's, which must be among the others
+	// make brings it about in the laboratory of its group, and says how the page is to be opened.
+	make func(t *testing.T, l *laboratory) visit
+	// slow rows are tried by -matrix and -row alone.
+	slow bool
+}
+
+// visit is how a browser opens the page.
+type visit struct {
+	office *namespace
+	flags  []string
+	env    []string
+	hold   int // seconds; 0: 5
+	// during is called when the run has begun.
+	during func()
+	// pid is told Chromium's process, and ends when stop is closed.
+	pid func(pid int, stop <-chan struct{})
+}
+
+// group is a laboratory and the faults that are tried in it, side by side or one after the other.
+type group struct {
+	name   string
+	stand  func(t testing.TB) *laboratory
+	faults []fault
+	// alone: the faults change the laboratory itself, and are tried one after the other.
+	alone bool
+}
+
+// outcome is a row of the confusion matrix.
+type outcome struct {
+	Row, Want, Also string
+	Verdict         string
+	Causes          []string
+	Right           bool
+	Took            time.Duration
+}
+
+func (o outcome) String() string {
+	sign := "ok   "
+	if !o.Right {
+		sign = "WRONG"
+	}
+	want := o.Want
+	if want == "" {
+		want = "(none)"
+	}
+	if o.Also != "" {
+		want += " + " + o.Also
+	}
+	return fmt.Sprintf("%s  %-34s %-44s %-5s %s", sign, o.Row, want, o.Verdict, strings.Join(o.Causes, ", "))
+}
+
+// TestPrecallMatrix tries the rows, each in a try of its own if it went wrong: browsers on a busy machine wobble.
+func TestPrecallMatrix(t *testing.T) {
+	chosen := chosenFaults()
+	for _, g := range matrixGroups() {
+		var rows []fault
+		for _, f := range g.faults {
+			if chosen(g, f) {
+				rows = append(rows, f)
+			}
+		}
+		if len(rows) > 0 {
+			t.Run(g.name, func(t *testing.T) { tries(t, 1, func(t *testing.T) { tryGroup(t, g, rows) }) })
+		}
+	}
+}
+
+// chosenFaults says which rows are tried: all, those that match, or a few by the day of the year.
+func chosenFaults() func(group, fault) bool {
+	if *matrixRow != "" {
+		re := regexp.MustCompile(*matrixRow)
+		return func(g group, f fault) bool { return re.MatchString(g.name + "/" + f.name) }
+	}
+	if *matrixAll {
+		return func(group, fault) bool { return true }
+	}
+	n, turn := 0, time.Now().YearDay()
+	return func(_ group, f fault) bool {
+		if f.slow {
+			return false
+		}
+		n++
+		return (n+turn)%rotation == 0
+	}
+}
+
+// rotation: every so manyeth row is tried by a plain `go test`.
+const rotation = 7
+
+// tryGroup stands the laboratory up and tries the rows, two at a time where they do not meet: each mostly waits.
+func tryGroup(t *testing.T, g group, rows []fault) {
+	l := g.stand(t)
+	var mu sync.Mutex
+	var results []outcome
+	t.Cleanup(func() {
+		lines := make([]string, len(results))
+		for i, r := range results {
+			lines[i] = r.String()
+		}
+		slices.Sort(lines)
+		t.Logf("confusion matrix, %s:\n%s", g.name, strings.Join(lines, "\n"))
+		keepOutcomes(t, results)
+	})
+	for _, f := range rows {
+		var v visit
+		if !g.alone {
+			v = f.make(t, l)
+		}
+		t.Run(f.name, func(t *testing.T) {
+			if g.alone {
+				v = f.make(t, l)
+			} else {
+				t.Parallel()
+			}
+			o := tryFault(t, l, f, v)
+			mu.Lock()
+			defer mu.Unlock()
+			results = append(results, o)
+		})
+	}
+}
+
+// tryFault opens the page and holds what it says against what is wrong. A row that goes wrong is tried once more, and that is told:
+// browsers on a busy machine wobble. Where nothing is wrong there is no second try.
+func tryFault(t *testing.T, l *laboratory, f fault, v visit) (o outcome) {
+	times, tries := 1, 2
+	if f.want == "" {
+		tries = 1
+		if *matrixAll && f.name == "all fine" {
+			times = *matrixFine
+		}
+	}
+	for range times {
+		for try := 1; try <= tries; try++ {
+			began := time.Now()
+			r := l.visit(t, v)
+			o = outcome{Row: f.name, Want: f.want, Also: f.also, Verdict: r.Verdict, Causes: r.causeIDs(), Took: time.Since(began).Round(time.Second)}
+			if o.Right = o.judge(); o.Right {
+				t.Log(o)
+				break
+			}
+			t.Logf("try %d: %s\n%s", try, o, r)
+		}
+		if !o.Right {
+			t.Error(o)
+			return o
+		}
+	}
+	return o
+}
+
+// judge: the fault's cause comes first, a second fault's is among the others; where nothing is wrong nothing is named.
+func (o outcome) judge() bool {
+	if o.Want == "" {
+		return len(o.Causes) == 0
+	}
+	if len(o.Causes) == 0 {
+		return false
+	}
+	if o.Also == "" {
+		return o.Causes[0] == o.Want
+	}
+	first := o.Causes[0] == o.Want || o.Causes[0] == o.Also
+	return first && slices.Contains(o.Causes, o.Want) && slices.Contains(o.Causes, o.Also)
+}
+
+// visit runs the test page to its end and returns its report.
+func (l *laboratory) visit(t *testing.T, v visit) report {
+	t.Helper()
+	if v.hold == 0 {
+		v.hold = 5
+	}
+	b := newBrowserEnv(t, v.office, l.ca, v.env, v.flags...)
+	defer b.proc.stop()
+	page := b.open(t, fmt.Sprintf("https://%s/precall/?autorun=1&hold=%d", gatewayName, v.hold))
+	if v.during != nil {
+		v.during()
+	}
+	if v.pid != nil {
+		stop := make(chan struct{})
+		defer close(stop)
+		go v.pid(b.proc.cmd.Process.Pid, stop)
+	}
+	waitForOr(t, "the precall test's end", time.Duration(v.hold)*time.Second+2*time.Minute, func() bool {
+		return page.text("document.documentElement.dataset.precall") == "done"
+	}, func() string { return page.text("document.body.innerText") })
+	var r report
+	must(t, page.eval("window.hafenReport", &r))
+	return r
+}
+
+func (r report) causeIDs() (ids []string) {
+	for _, c := range r.Causes {
+		ids = append(ids, c.ID)
+	}
+	return ids
+}
+
+// keepOutcomes writes the rows where MATRIX_OUT says, for whoever makes a table of them.
+func keepOutcomes(t testing.TB, results []outcome) {
+	name := os.Getenv("MATRIX_OUT")
+	if name == "" {
+		return
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	must(t, err)
+	defer func() { must(t, f.Close()) }()
+	for _, r := range results {
+		must(t, json.NewEncoder(f).Encode(r))
+	}
+}
