@@ -54,19 +54,20 @@ func turnTLSBlocked(e *evidence) []Finding {
 	return f
 }
 
-// otherPorts reports whether plain TURN over TCP was tried at ports besides 443 and stopped at all of them.
+// otherPorts reports whether TURN over TCP was tried at ports besides 443, of the gateway's or the cloud's, and whether any is open.
 func (e *evidence) otherPorts() (tried, open bool) {
-	up, shut := e.relays("tcp")
-	for _, c := range up {
-		if port(c.Target) != "443" {
-			tried, open = true, true
+	for _, c := range e.checks {
+		if c.ID != "relay:tcp" && c.ID != "relay:tls" || port(c.Target) == "443" || c.Target == "" {
+			continue
 		}
-	}
-	for _, c := range shut {
-		tried = tried || port(c.Target) != "443" && slices.Contains(unreached, c.Error)
+		open = open || works(c)
+		tried = tried || works(c) || slices.Contains(stopped, c.Said)
 	}
 	return tried, open
 }
+
+// stopped are the words of a way that is closed or has no name here.
+var stopped = append([]string{"dns"}, unreached...)
 
 // streamOpen reports whether TURN over TCP or TLS works.
 func (e *evidence) streamOpen() bool {
