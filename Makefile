@@ -90,6 +90,9 @@ long: deps ## what takes minutes: distances that wobble for ten, then a region t
 turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave
 
+precall-matrix: deps ## every row of the precall test's fault matrix, with real faults and a real Chromium (root; half an hour)
+	MATRIX_OUT=$(CURDIR)/bin/matrix.jsonl $(GO) test -count=1 -timeout 90m -v -run '^TestPrecallMatrix$$' ./cmd/hafen/e2e -matrix
+
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)
 

@@ -30,12 +30,20 @@ func (e *evidence) muddied(confidence float64, by ...bool) float64 {
 	return max(0.2, confidence)
 }
 
+// severity of what was measured on a line: a computer that can't keep up spoils every measurement, and is to be cured first.
+func (e *evidence) severity(c Judged) Verdict {
+	if e.starved() {
+		return Warn
+	}
+	return c.Verdict
+}
+
 func lossHigh(e *evidence) []Finding {
 	c := e.check("loss")
 	if !bad(c) {
 		return nil
 	}
-	return when(true, c.Verdict, e.muddied(0.95), "value", *c.Value, "limit", e.t["loss_pass"])
+	return when(true, e.severity(c), e.muddied(0.95), "value", *c.Value, "limit", e.t["loss_pass"])
 }
 
 // narrow reports whether the line carries too little.
@@ -66,7 +74,7 @@ func bandwidthLow(e *evidence) []Finding {
 	case bad(down) && !bad(up):
 		direction = "direction.down"
 	}
-	f := when(true, worst.Verdict, e.muddied(0.93, e.lossy()), "value", *worst.Value, "limit", e.t["bandwidth_pass"], "direction", direction)
+	f := when(true, e.severity(worst), e.muddied(0.93, e.lossy()), "value", *worst.Value, "limit", e.t["bandwidth_pass"], "direction", direction)
 	if e.lossy() && worst.ID != "relay:media" {
 		f[0].Note = "tcp-only"
 	}
@@ -83,7 +91,7 @@ func latencyHigh(e *evidence) []Finding {
 	if c.Params != nil {
 		near, far = c.Params["near"], c.Params["far"]
 	}
-	return when(true, c.Verdict, e.muddied(0.92), "value", *c.Value, "limit", e.t["rtt_pass"], "near", near, "far", far)
+	return when(true, e.severity(c), e.muddied(0.92), "value", *c.Value, "limit", e.t["rtt_pass"], "near", near, "far", far)
 }
 
 // jitterHigh: a narrow or lossy line is unsteady as well.
@@ -92,7 +100,7 @@ func jitterHigh(e *evidence) []Finding {
 	if !bad(c) {
 		return nil
 	}
-	return when(true, c.Verdict, e.muddied(0.9, e.narrow(), e.lossy()), "value", *c.Value, "limit", e.t["jitter_pass"])
+	return when(true, e.severity(c), e.muddied(0.9, e.narrow(), e.lossy()), "value", *c.Value, "limit", e.t["jitter_pass"])
 }
 
 // bufferbloat: a queue that grows long under load. On a line that is too narrow anyway it is not what to cure first.

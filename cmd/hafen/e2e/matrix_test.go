@@ -127,7 +127,6 @@ func tryGroup(t *testing.T, g group, rows []fault) {
 		}
 		slices.Sort(lines)
 		t.Logf("confusion matrix, %s:\n%s", g.name, strings.Join(lines, "\n"))
-		keepOutcomes(t, results)
 	})
 	for _, f := range rows {
 		var v visit
@@ -163,7 +162,9 @@ func tryFault(t *testing.T, l *laboratory, f fault, v visit) (o outcome) {
 			began := time.Now()
 			r := l.visit(t, v)
 			o = outcome{Row: f.name, Want: f.want, Also: f.also, Verdict: r.Verdict, Causes: r.causeIDs(), Took: time.Since(began).Round(time.Second)}
-			if o.Right = o.judge(); o.Right {
+			o.Right = o.judge()
+			keepOutcome(t, o)
+			if o.Right {
 				t.Log(o)
 				break
 			}
@@ -224,8 +225,8 @@ func (r report) causeIDs() (ids []string) {
 	return ids
 }
 
-// keepOutcomes writes the rows where MATRIX_OUT says, for whoever makes a table of them.
-func keepOutcomes(t testing.TB, results []outcome) {
+// keepOutcome adds a row to the file that MATRIX_OUT names, for whoever makes a table of several runs.
+func keepOutcome(t testing.TB, o outcome) {
 	name := os.Getenv("MATRIX_OUT")
 	if name == "" {
 		return
@@ -233,7 +234,5 @@ func keepOutcomes(t testing.TB, results []outcome) {
 	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	must(t, err)
 	defer func() { must(t, f.Close()) }()
-	for _, r := range results {
-		must(t, json.NewEncoder(f).Encode(r))
-	}
+	must(t, json.NewEncoder(f).Encode(o))
 }

@@ -86,7 +86,7 @@ func precallWays(t *testing.T) {
 		if v := r.check("relay:udp"); v == "pass" {
 			t.Error("relay:udp passes where UDP is closed")
 		}
-		t.Logf("verdict %s, causes %v %s", r.Verdict, r.causes(), r)
+		t.Logf("verdict %s, causes %v", r.Verdict, r.causes())
 		// Spoken on the telephone: case, spaces and O for 0 are forgiven.
 		spoken := strings.ToLower(strings.NewReplacer("-", " ", "0", "O").Replace(r.Code))
 		both := l.dmz.run(t, hafenBinary, "explain", spoken, "--config", filepath.Join(l.dir, "hafen.yaml"))
