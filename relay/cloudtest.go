@@ -17,7 +17,7 @@ func (s *Server) CloudCredentials(user string, now time.Time) (username, passwor
 	if len(s.config().Services) == 0 {
 		return "", "", errNoSecret
 	}
-	account, err := newProbeAccount(s.config().Services[0].TURNCredentials)
+	account, err := newFixedAccount(s.config().Services[0].TURNCredentials)
 	switch {
 	case err != nil:
 		return "", "", err
