@@ -14,7 +14,7 @@ import (
 )
 
 // The fault matrix: real faults, a real Chromium, and the cause that the precall test names first. `make precall-matrix` tries every
-// row; without the flag a few of them, others every day.
+// row; without the flag those that are marked.
 var (
 	matrixAll  = flag.Bool("matrix", false, "try every row of the fault matrix")
 	matrixRow  = flag.String("row", "", "try the rows of the fault matrix whose names match")
@@ -28,8 +28,8 @@ type fault struct {
 	also string // the second fault's, which must be among the others
 	// make brings it about in the laboratory of its group, and says how the page is to be opened.
 	make func(t *testing.T, l *laboratory) visit
-	// slow rows are tried by -matrix and -row alone.
-	slow bool
+	// daily rows are tried by a plain `go test`, all others by -matrix and -row alone.
+	daily bool
 }
 
 // visit is how a browser opens the page.
@@ -93,27 +93,14 @@ func TestPrecallMatrix(t *testing.T) {
 	}
 }
 
-// chosenFaults says which rows are tried: all, those that match, or a few by the day of the year.
+// chosenFaults says which rows are tried: all, those that match, or the daily ones.
 func chosenFaults() func(group, fault) bool {
 	if *matrixRow != "" {
 		re := regexp.MustCompile(*matrixRow)
 		return func(g group, f fault) bool { return re.MatchString(g.name + "/" + f.name) }
 	}
-	if *matrixAll {
-		return func(group, fault) bool { return true }
-	}
-	n, turn := 0, time.Now().YearDay()
-	return func(_ group, f fault) bool {
-		if f.slow {
-			return false
-		}
-		n++
-		return (n+turn)%rotation == 0
-	}
+	return func(_ group, f fault) bool { return *matrixAll || f.daily }
 }
-
-// rotation: every so manyeth row is tried by a plain `go test`.
-const rotation = 7
 
 // tryGroup stands the laboratory up and tries the rows, two at a time where they do not meet: each mostly waits.
 func tryGroup(t *testing.T, g group, rows []fault) {

@@ -67,13 +67,13 @@ func wayFaults() []fault {
 		{name: "long-poll cut at 20 s", want: "longpoll-cut", make: func(t *testing.T, l *laboratory) visit {
 			return visit{office: l.company(t, "cut20", &middlebox{idle: 20 * time.Second}), hold: 30}
 		}},
-		{name: "long-poll cut at 60 s", want: "longpoll-cut", slow: true, make: func(t *testing.T, l *laboratory) visit {
+		{name: "long-poll cut at 60 s", want: "longpoll-cut", make: func(t *testing.T, l *laboratory) visit {
 			return visit{office: l.company(t, "cut60", &middlebox{idle: 60 * time.Second}), hold: 90}
 		}},
 		{name: "intercepting proxy", want: "tls-intercepted", make: func(t *testing.T, l *laboratory) visit {
 			return visit{office: l.company(t, "icept", &middlebox{})}
 		}},
-		{name: "DNS fails", want: "dns-failed", make: func(_ *testing.T, l *laboratory) visit {
+		{name: "DNS fails", want: "dns-failed", daily: true, make: func(_ *testing.T, l *laboratory) visit {
 			return visit{office: l.office("nodns", map[string]string{gatewayName: gatewayAddr}, everythingOpen)}
 		}},
 		{name: "PAC not applied", want: "proxy-not-used", make: func(_ *testing.T, l *laboratory) visit {
