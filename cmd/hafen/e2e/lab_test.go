@@ -109,6 +109,18 @@ type laboratory struct {
 // change edits the gateway's configuration before it starts.
 func newLaboratory(t testing.TB, change ...func(string) string) *laboratory {
 	t.Helper()
+	l := newCloud(t)
+	cfg := l.gatewayConfig()
+	for _, f := range change {
+		cfg = f(cfg)
+	}
+	l.startGateway(cfg)
+	return l
+}
+
+// newCloud stands up all but the gateway.
+func newCloud(t testing.TB) *laboratory {
+	t.Helper()
 	l := &laboratory{t: t, dir: t.TempDir(), net: newNetwork(t)}
 	l.ca = newAuthority(t, l.dir)
 	l.dmz = l.net.host("dmz")
@@ -117,11 +129,6 @@ func newLaboratory(t testing.TB, change ...func(string) string) *laboratory {
 	l.fra = startCoturn(t, l.cloud, l.ca, fraName, fraAddr)
 	l.lon = startCoturn(t, l.cloud, l.ca, lonName, lonAddr)
 	l.startCallService()
-	cfg := l.gatewayConfig()
-	for _, f := range change {
-		cfg = f(cfg)
-	}
-	l.startGateway(cfg)
 	return l
 }
 

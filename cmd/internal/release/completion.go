@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -67,8 +68,8 @@ _hafen() {
 		return
 	fi
 	case $prev in
-	%s) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
-	%s) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
+	none%s) mapfile -t COMPREPLY < <(compgen -d -- "$cur"); return ;;
+	none%s) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
 	esac
 	case ${COMP_WORDS[1]} in
 `, strings.Join(names, " "), alternatives(folders), alternatives(files))
@@ -81,16 +82,13 @@ _hafen() {
 	return b.Bytes()
 }
 
-// alternatives are the members of a list, each once, as a pattern of case.
-func alternatives(words []string) string {
-	seen := make(map[string]bool)
-	var once []string
-	for _, w := range words {
-		if !seen[w] {
-			seen[w], once = true, append(once, w)
-		}
+// alternatives go on a pattern of case with the members of a list, each once.
+func alternatives(words []string) (pattern string) {
+	slices.Sort(words)
+	for _, w := range slices.Compact(words) {
+		pattern += "|" + w
 	}
-	return strings.Join(once, "|")
+	return pattern
 }
 
 func zsh(commands []usageCommand) []byte {

@@ -45,7 +45,7 @@ func (r *release) stage(name string, data []byte) error {
 
 func (r *release) commandPage(title string, commands []usageCommand) []byte {
 	var m bytes.Buffer
-	fmt.Fprintf(&m, ".TH HAFEN 1 %q %q\n.SH NAME\nhafen \\- %s\n", r.date.Format("2006-01-02"), "hafen "+r.version, roff(title))
+	fmt.Fprintf(&m, ".TH HAFEN 1 %q %q\n.ad l\n.SH NAME\nhafen \\- %s\n", r.date.Format("2006-01-02"), "hafen "+r.version, roff(title))
 	m.WriteString(".SH SYNOPSIS\n.B hafen\n.I command\n[\\fIflags\\fR] [\\fIwords\\fR]\n")
 	m.WriteString(".SH DESCRIPTION\nOne program on port 443 that carries HTTPS, WebSocket and long-poll signaling, TURN and a CONNECT proxy,\n" +
 		"and says plainly what is wrong. It is configured by one file,\n.BR hafen.yaml (5).\n.SH COMMANDS\n")
@@ -91,7 +91,7 @@ The administrator's manual.
 // keysPage turns the manual's page of keys into a man page: headings become sections, rows of the tables become terms.
 func (r *release) keysPage(markdown string) []byte {
 	var m bytes.Buffer
-	fmt.Fprintf(&m, ".TH HAFEN.YAML 5 %q %q\n.SH NAME\nhafen.yaml \\- configuration of the Hafen gateway\n.SH DESCRIPTION\n", r.date.Format("2006-01-02"), "hafen "+r.version)
+	fmt.Fprintf(&m, ".TH HAFEN.YAML 5 %q %q\n.ad l\n.SH NAME\nhafen.yaml \\- configuration of the Hafen gateway\n.SH DESCRIPTION\n", r.date.Format("2006-01-02"), "hafen "+r.version)
 	for _, line := range strings.Split(markdown, "\n") {
 		switch {
 		case strings.HasPrefix(line, "# "), strings.HasPrefix(line, "| key |"), strings.HasPrefix(line, "|---"):

@@ -55,11 +55,10 @@ func parseUsage(text string) (title string, commands []usageCommand) {
 			parts := twoSpaces.Split(m[2], -1)
 			if takesWords.MatchString(parts[0]) {
 				c.words, parts = parts[0], parts[1:]
-				if len(parts) == 0 { // "[--verify FILE|URL]   about" has three spaces, one split; nothing else to do
-					parts = []string{""}
-				}
 			}
-			c.about = strings.Join(parts, " ")
+			if c.about = strings.TrimSpace(strings.Join(parts, " ")); c.about == "" {
+				c.about = "print the " + c.name // as "hafen version" does, which says no more
+			}
 			commands = append(commands, c)
 		case strings.HasPrefix(line, "   ") && len(commands) > 0:
 			last := &commands[len(commands)-1]
