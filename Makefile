@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe pictures fuzz clean
+.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe pictures fuzz clean package package-again package-test ha-test kube-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,22 @@ axe: deps ## axe-core (npm) on every page in every state, and PAGE_SHOTS=DIR for
 
 pictures: deps ## the manual's pictures of the pages, into packaging/doc
 	PICTURES=$(CURDIR)/packaging/doc $(GO) test -count=1 -run '^TestPictures$$' ./gateway/page
+package: ## dist: deb, rpm and container image for amd64 and arm64, bill of materials, checksums
+	$(GO) run ./cmd/internal/release -out dist
+
+package-again: ## the same, twice, in two folders, and compared
+	$(GO) run ./cmd/internal/release -out dist -again
+
+package-test: package deps ## the packages of dist in a Debian with its own systemd: install, precall test, upgrade, remove (root)
+	.ci/package-test dist
+
+ha-test: deps ## two gateways, one of them killed; PostgreSQL and pebble, HAProxy and keepalived (root)
+	.ci/deps keepalived=keepalived
+	.ci/postgres $(GO) test -count=1 -v -run 'Shared' ./gateway/certs ./precall
+	$(GO) test -count=1 -timeout 9m -v -run '^TestHA' ./cmd/hafen/e2e -ha
+
+kube-check: ## the Kubernetes manifests, decoded strictly into the API's own types
+	cd .ci/kube && $(GO) run . ../../packaging/kubernetes/*.yaml
 
 fuzz: ## every fuzz target for FUZZTIME each
 	@.ci/fuzz $(FUZZTIME)

@@ -125,3 +125,24 @@ real service is ` + "`name`, one service with `hosts` and `regions`" + `, and a 
 
 This page is generated from the program's own default file.
 `
+
+// TestManualDependencies holds the list of what the program is made of to go.mod.
+func TestManualDependencies(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../packaging/doc/decisions/0003-dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(string(mod), -1)
+	for _, m := range direct {
+		if !strings.Contains(string(page), "`"+m[1]+"`") {
+			t.Errorf("packaging/doc/decisions/0003-dependencies.md has no word on %s", m[1])
+		}
+	}
+	if len(direct) < 20 {
+		t.Errorf("%d direct dependencies found", len(direct))
+	}
+}

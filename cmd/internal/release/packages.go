@@ -69,7 +69,7 @@ const copyright = `Format: https://www.debian.org/doc/packaging-manuals/copyrigh
 Upstream-Name: hafen
 
 Files: *
-Copyright: The Hafen authors
+Copyright: 2026 The Hafen authors
 License: Apache-2.0
 
 License: Apache-2.0
@@ -85,15 +85,18 @@ func (r *release) debianChangelog(markdown string) []byte {
 	section, _, _ = strings.Cut(section, "\n## ")
 	var out strings.Builder
 	fmt.Fprintf(&out, "hafen (%s) unstable; urgency=medium\n\n", r.pack)
-	for _, line := range strings.Split(section, "\n")[1:] {
-		line = boldMark.ReplaceAllString(line, "")
-		switch {
-		case strings.HasPrefix(line, "- "):
-			fmt.Fprintf(&out, "  * %s\n", line[2:])
-		case strings.HasPrefix(line, "  "):
-			fmt.Fprintf(&out, "    %s\n", line[2:])
+	for _, item := range strings.Split(boldMark.ReplaceAllString(section, ""), "\n- ")[1:] {
+		column := 2
+		out.WriteString("  *")
+		for _, word := range strings.Fields(item) {
+			if column += 1 + len(word); column > 78 {
+				out.WriteString("\n   ")
+				column = 4 + len(word)
+			}
+			out.WriteString(" " + word)
 		}
+		out.WriteString("\n")
 	}
-	fmt.Fprintf(&out, "\n -- Hafen maintainers <hafen@packages.debian.org>  %s\n", r.date.Format(time.RFC1123Z))
+	fmt.Fprintf(&out, "\n -- Hafen maintainers <maintainers@hafen.example>  %s\n", r.date.Format(time.RFC1123Z))
 	return []byte(out.String())
 }
