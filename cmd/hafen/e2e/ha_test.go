@@ -52,7 +52,13 @@ func TestHA(t *testing.T) {
 	l.dmz.names(t, names)
 	gateways := []*gatewayAt{{name: gatewayName, host: l.dmz, dir: filepath.Join(l.dir, "a")}, {name: otherGatewayName, host: second, dir: filepath.Join(l.dir, "b")}}
 	for _, g := range gateways {
-		l.startOneOf(t, g, db)
+		pass := filepath.Join(g.dir, "pgpass")
+		must(t, os.MkdirAll(g.dir, 0o700))
+		must(t, os.WriteFile(pass, fmt.Appendf(nil, "%s:5432:postgres:hafen:%s\n", databaseName, databasePassword), 0o600))
+		l.startOneOf(t, g, func(cfg string) string {
+			cfg = strings.Replace(cfg, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {otherwise: DIRECT, gateways: [%s, %s]}", gatewayName, otherGatewayName), 1)
+			return cfg + fmt.Sprintf("store: postgres://hafen@%s/postgres?sslmode=verify-full&sslrootcert=%s&passfile=%s\n", databaseName, l.ca.file, pass)
+		})
 	}
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr, otherGatewayName: second.addr},
 		"ip daddr { "+gatewayAddr+", "+second.addr+" } tcp dport 443")
@@ -140,25 +146,22 @@ func (l *laboratory) startDatabase(t testing.TB) (addr string, stop func()) {
 	return ns.addr, p.stop
 }
 
-// startOneOf starts one of the two gateways, with a database that both share.
-func (l *laboratory) startOneOf(t testing.TB, g *gatewayAt, db string) {
+// startOneOf starts one of several gateways with the laboratory's configuration, changed.
+func (l *laboratory) startOneOf(t testing.TB, g *gatewayAt, change func(string) string) {
 	t.Helper()
 	for _, d := range []string{"data", "run"} {
 		must(t, os.MkdirAll(filepath.Join(g.dir, d), 0o700))
 	}
-	pass := filepath.Join(g.dir, "pgpass")
-	must(t, os.WriteFile(pass, fmt.Appendf(nil, "%s:5432:postgres:hafen:%s\n", databaseName, databasePassword), 0o600))
 	usualCert, usualKey := l.ca.issue(t, gatewayName, callName, gatewayAddr)
 	cert, key := l.ca.issue(t, g.name, gatewayName, callName, g.host.addr)
 	cfg := l.gatewayConfig()
 	for from, to := range map[string]string{
-		"name: " + gatewayName + "\n": "name: " + g.name + "\n", usualCert: cert, usualKey: key, filepath.Join(l.dir, "data"): filepath.Join(g.dir, "data"),
-		filepath.Join(l.dir, "run"): filepath.Join(g.dir, "run"),
-		"pac: {otherwise: DIRECT}":  fmt.Sprintf("pac: {otherwise: DIRECT, gateways: [%s, %s]}", gatewayName, otherGatewayName),
+		"name: " + gatewayName + "\n": "name: " + g.name + "\n", usualCert: cert, usualKey: key,
+		filepath.Join(l.dir, "data"): filepath.Join(g.dir, "data"), filepath.Join(l.dir, "run"): filepath.Join(g.dir, "run"),
 	} {
 		cfg = strings.ReplaceAll(cfg, from, to)
 	}
-	cfg += fmt.Sprintf("store: postgres://hafen@%s/postgres?sslmode=verify-full&sslrootcert=%s&passfile=%s\n", databaseName, l.ca.file, pass)
+	cfg = change(cfg)
 	file := filepath.Join(g.dir, "hafen.yaml")
 	must(t, os.WriteFile(file, []byte(cfg), 0o600))
 	g.proc = g.host.start(t, "gateway "+g.name, hafenBinary, "serve", "--config", file)
