@@ -96,7 +96,10 @@ type Gateway struct {
 
 	ctx     context.Context // ends with Stop
 	cancel  context.CancelFunc
-	sockets []*socket // guarded by reloads.mu once it runs
+	// Guarded by reloads.mu once it runs.
+	sockets   []*socket
+	lingering []*socket // of UDP, no longer wanted, whose last clients still live
+
 	bound   atomic.Pointer[addresses]
 	passing atomic.Int64 // SNI passthrough connections
 	wg      sync.WaitGroup

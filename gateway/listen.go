@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -84,6 +85,8 @@ type socket struct {
 	stop context.CancelFunc
 	// copy is of udp, for a successor; nil: it is not served.
 	copy *os.File
+	// unserved: udp has been served to its last client's end.
+	unserved atomic.Bool
 }
 
 // place is where the configuration has something listened on.
@@ -159,8 +162,11 @@ func (g *Gateway) bind(ctx context.Context, c *configs.Config, have []*socket) (
 			continue
 		}
 		s := g.handover.inherited.take(p)
+		if s == nil {
+			s = g.reclaim(p)
+		}
 		if s != nil {
-			bound = append(bound, s)
+			fresh, bound = append(fresh, s), append(bound, s)
 			continue
 		}
 		s, err := p.open(ctx)
@@ -173,6 +179,30 @@ func (g *Gateway) bind(ctx context.Context, c *configs.Config, have []*socket) (
 		fresh, bound = append(fresh, s), append(bound, s)
 	}
 	return bound, nil
+}
+
+// reclaim takes a UDP socket back into service which clients have kept since its address was taken away; nil: there is none.
+func (g *Gateway) reclaim(p place) *socket {
+	i := slices.IndexFunc(g.lingering, func(s *socket) bool { return s.place == p })
+	if i < 0 {
+		return nil
+	}
+	pc, err := net.FilePacketConn(g.lingering[i].copy)
+	if err != nil {
+		return nil
+	}
+	return &socket{place: p, udp: pc.(*net.UDPConn)}
+}
+
+// forgetLingering lets go of UDP sockets that nobody is left on.
+func (g *Gateway) forgetLingering() {
+	g.lingering = slices.DeleteFunc(g.lingering, func(s *socket) bool {
+		if !s.unserved.Load() {
+			return false
+		}
+		s.dropCopy()
+		return true
+	})
 }
 
 // makeServers makes what serves the listeners, by their keys.
@@ -199,6 +229,7 @@ func (g *Gateway) goServe(s *socket) {
 	}
 	g.goUntilStop(func() error {
 		if s.udp != nil {
+			defer s.unserved.Store(true)
 			return g.relay.ServePacket(ctx, s.udp)
 		}
 		return g.serve[s.key](s.tcp)
@@ -210,6 +241,9 @@ func (g *Gateway) closeSockets() {
 	g.reloads.mu.Lock()
 	defer g.reloads.mu.Unlock()
 	for _, s := range g.sockets {
+		s.close()
+	}
+	for _, s := range g.lingering {
 		s.close()
 	}
 	g.sockets = nil

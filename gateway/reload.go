@@ -233,6 +233,7 @@ func (g *Gateway) reopen(ctx context.Context, staying, closed []*socket) {
 
 // serveAnew serves what is newly bound and closes what is no longer wanted. Connections that came by it stay.
 func (g *Gateway) serveAnew(bound []*socket) {
+	g.forgetLingering()
 	last := g.sockets
 	g.remember(bound)
 	for _, s := range bound {
@@ -245,8 +246,8 @@ func (g *Gateway) serveAnew(bound []*socket) {
 		if !slices.Contains(bound, s) {
 			s.dropFromStore()
 			if s.udp != nil {
-				g.relay.Release(s.udp) // its clients stay
-				s.dropCopy()
+				g.relay.Release(s.udp) // its clients stay, and with them the port
+				g.lingering = append(g.lingering, s)
 				continue
 			}
 			s.close()
