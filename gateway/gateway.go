@@ -94,8 +94,8 @@ type Gateway struct {
 
 	handover *handover
 
-	ctx     context.Context // ends with Stop
-	cancel  context.CancelFunc
+	ctx    context.Context // ends with Stop
+	cancel context.CancelFunc
 	// Guarded by reloads.mu once it runs.
 	sockets   []*socket
 	lingering []*socket // of UDP, no longer wanted, whose last clients still live
