@@ -55,6 +55,7 @@ func (g *Gateway) control() http.Handler {
 		_ = json.NewEncoder(w).Encode(map[string]int{"sessions": sessions})
 	})
 	g.controlDrill(mux)
+	mux.HandleFunc("GET /config", g.controlConfig)
 	return mux
 }
 

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"hafen/configs"
+	"hafen/gateway"
 )
 
 // configFiles are where serve looks when nobody says --config.
@@ -59,21 +61,27 @@ func (e *badConfig) Error() string {
 
 func (e *badConfig) Unwrap() error { return e.problems }
 
-// check prints every problem of a configuration on a line of its own.
-func check(_ context.Context, w world, args []string) error {
+// check prints every problem of a configuration on a line of its own, certificate files opened as serve opens them; with
+// --against-running also what a reload would change.
+func check(ctx context.Context, w world, args []string) error {
 	fs := flags(w, "check")
 	file := fs.String("config", "", "configuration `file`; - reads standard input")
 	running := fs.Bool("against-running", false, "compare with the running gateway")
+	dir := fs.String("run-dir", "", "the running gateway's run `directory`; default: the configuration's")
 	if err := parse(fs, args, 0); err != nil {
 		return err
-	}
-	if *running {
-		return fmt.Errorf("hafen check --against-running is not available yet: %w", errUsage)
 	}
 	w.stderr = w.stdout
 	cfg, err := load(w, *file)
 	if err != nil {
 		return err
+	}
+	if err := gateway.CheckCertificates(cfg, time.Now()); err != nil {
+		fmt.Fprintln(w.stdout, err)
+		return errSilent
+	}
+	if *running {
+		return againstRunning(ctx, w, cfg, *dir)
 	}
 	fmt.Fprintf(w.stdout, "ok: %s, %d services\n", cfg.Name, len(cfg.Services))
 	return nil

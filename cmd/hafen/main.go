@@ -50,7 +50,7 @@ const usage = `hafen: a gateway for browser video calls where only port 443 is o
   hafen serve   [--config FILE]           run the gateway; default ./hafen.yaml, then /etc/hafen/hafen.yaml
   hafen demo    [--listen ADDR]           gateway and stand-in cloud on this machine, nothing to configure
   hafen cloud   [--config FILE]           the stand-in cloud alone, for laboratories and training
-  hafen check   [--config FILE]           every problem of a configuration, a line each
+  hafen check   [--config FILE] [--against-running]   every problem of a configuration, a line each; what a reload would change
   hafen config  default|schema|show       the commented default; the JSON Schema; the effective one, secrets masked
   hafen doctor  [--config FILE] [--json]  what must work on this machine and towards the cloud, and the fix
   hafen status  [--json|--nagios]         the running gateway
