@@ -214,7 +214,7 @@ func (l *load) end(most time.Duration) {
 	l.mu.Unlock()
 	l.cancel()
 	for _, s := range l.streams {
-		s.close()
+		s.giveBack()
 	}
 	l.wg.Wait()
 	l.w.t.Logf("%d WebSockets with %d messages, %d long-polls at a time with %d answers, %d streams with %d packets out and %d back, %d new connections",

@@ -30,7 +30,7 @@ func TestUpgrade(t *testing.T) {
 	l := w.startLoad(sockets, polls, streams, rate)
 	for i := range reloads {
 		w.configure(func(c string) string {
-			return strings.Replace(c, "drain: 20s", fmt.Sprintf("drain: %ds\nlimits: {allocations: %d}", 20+i%2, 4000+i), 1)
+			return strings.Replace(c, "drain: 20s", fmt.Sprintf("drain: %dm\nlimits: {allocations: %d}", 10+i%2, 4000+i), 1)
 		})
 		if err := w.reload(); err != nil {
 			t.Errorf("reload %d: %v", i, err)
