@@ -178,7 +178,7 @@ func longPollCut(e *evidence) []Finding {
 // tlsIntercepted: what came was not the browser's own TLS, or carries what only a proxy that reads it adds.
 func tlsIntercepted(e *evidence) []Finding {
 	why := e.intercepted()
-	return when(why != "", Warn, 0.9, "why", why)
+	return when(why != "", Warn, 0.94, "why", why) // it explains what else such a box does
 }
 
 // vpnSuspected: UDP and HTTPS of one browser come from different addresses. Behind a proxy that opens TLS they do so by themselves.
