@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 VULNDB  ?= $(wildcard ../shared/vulndb)
 FUZZTIME ?= 20s
 
-.PHONY: help build run test check fmt fix lint imports tidy vuln deps lab abuse external gosec bench bench-narrow bench-proxy longpoll long turnutils axe pictures fuzz clean package package-again package-test ha-test kube-check
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against t
 	@.ci/deps testssl=testssl.sh slowhttptest nmap
 	GOBIN=$(CURDIR)/bin/tools $(GO) install -modfile=.ci/external/go.mod github.com/summerwind/h2spec/cmd/h2spec
 	$(GO) test -count=1 -timeout 20m -v -run '^TestExternal$$' ./cmd/hafen/e2e -external $(CURDIR)/bin/tools
+
+floods: deps ## what can be poured on the gateway, beside a live call (root; three minutes)
+	$(GO) test -count=1 -timeout 10m -run '^TestFloods$$' ./cmd/hafen/e2e -floods
 
 gosec: ## gosec over the tree; what stays is explained in .ci/gosec-accepted
 	@.ci/gosec

@@ -253,7 +253,7 @@ func TestACMEMistakes(t *testing.T) {
 		"half an account":  {configs.ACME{EABKeyID: "a"}, []string{"tls.acme.eab_key_id: ", "belong together"}},
 		"key open to all":  {configs.ACME{EABKeyID: "a", EABKeyFile: write(t, dir, "b", "x", 0o644)}, []string{"tls.acme.eab_key_file: ", "mode 0644"}},
 		"no key there":     {configs.ACME{EABKeyID: "a", EABKeyFile: "/nowhere"}, []string{"tls.acme.eab_key_file: ", "can't be read"}},
-		"DNS, not yet":     {configs.ACME{DNS: configs.ACMEDNS{Server: "ns:53"}}, []string{"tls.acme.dns: ", "not available yet"}},
+		"DNS, no key":      {configs.ACME{DNS: configs.ACMEDNS{Server: "ns:53"}}, []string{"tls.acme.dns.key_file: "}},
 		"CA can't be read": {configs.ACME{CAFile: dir}, []string{"tls.acme.ca_file: ", "can't be read"}},
 	} {
 		t.Run(name, func(t *testing.T) {

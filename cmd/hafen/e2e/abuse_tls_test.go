@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -240,4 +241,13 @@ func (a *abuse) restart(t *testing.T) {
 	a.gateway.stop()
 	a.gateway = a.dmz.start(t, "gateway", hafenBinary, "serve", "--config", a.dir+"/hafen.yaml")
 	a.dmz.waitTCP(t, "127.0.0.1:9443")
+}
+
+// tlsOver is TLS for the routed name where protocols are asked for, else for the gateway's own.
+func tlsOver(conn net.Conn, protos ...string) *tls.Conn {
+	name := gatewayName
+	if len(protos) > 0 {
+		name = "good." + sigSuffix
+	}
+	return tls.Client(conn, &tls.Config{ServerName: name, InsecureSkipVerify: true, NextProtos: protos})
 }
