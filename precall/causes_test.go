@@ -41,9 +41,7 @@ func fault(f Fault, why string) func(*Gateway) {
 // lost is a browser that does not reach the call server: with the word, after so many milliseconds.
 func lost(word string, ms float64, more ...Measured) Measurements {
 	m := allFine().with(Measured{ID: "call-server:https", Target: host, Result: Failed, Error: word, MS: ms})
-	for _, c := range more {
-		m.Checks = append(m.Checks, c)
-	}
+	m.Checks = append(m.Checks, more...)
 	return m
 }
 

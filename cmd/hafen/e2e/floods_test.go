@@ -20,8 +20,8 @@ import (
 // floods is make floods: what an attacker inside the client networks can pour on the gateway, beside a call that is under way.
 var floods = flag.Bool("floods", false, "pour floods on the gateway beside a live call and print what each did to it")
 
-// flood is one way of pouring. attempts counts what was asked; pour returns when it has asked for all of it or ctx ends.
-type flood struct {
+// pouring is one way of pouring. attempts counts what was asked; pour returns when it has asked for all of it or ctx ends.
+type pouring struct {
 	name string
 	pour func(ctx context.Context, attempts *atomic.Int64)
 }
@@ -35,14 +35,14 @@ func TestFloods(t *testing.T) {
 		return strings.Replace(cfg, "level: debug", "level: info", 1) + "limits: {allocations_per_client: 200}\n"
 	})
 	base := a.load()
-	quiet := a.beside(t, flood{"nothing", func(ctx context.Context, _ *atomic.Int64) {
+	quiet := a.beside(t, pouring{"nothing", func(ctx context.Context, _ *atomic.Int64) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(5 * time.Second):
 		}
 	}})
 	fmt.Println(quiet)
-	for _, f := range []flood{
+	for _, f := range []pouring{
 		{"2,000 silent connections", a.pourSilence},
 		{"slow TLS handshakes", a.pourSlowHandshakes},
 		{"connections that come and go", a.pourChurn},
@@ -80,7 +80,7 @@ func (b besideFlood) String() string {
 }
 
 // beside runs a flood while a call goes on, for at least five seconds and at most a minute.
-func (a *abuse) beside(t *testing.T, f flood) besideFlood {
+func (a *abuse) beside(t *testing.T, f pouring) besideFlood {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
