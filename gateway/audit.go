@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"hafen/configs"
@@ -58,9 +57,6 @@ func (g *Gateway) tunnelEnded(e forward.End) {
 	}
 	log.Write(r)
 }
-
-// pacFetched is told of each client that got the PAC file.
-func (g *Gateway) pacFetched(client netip.Addr) {}
 
 // auditDeed writes what a user of the status page did.
 func (g *Gateway) auditDeed(d status.Deed) {

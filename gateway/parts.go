@@ -92,7 +92,7 @@ const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Fetched: g.pacFetched, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
 }

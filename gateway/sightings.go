@@ -4,10 +4,13 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"hafen/configs"
 	"hafen/gateway/portmux"
+	"hafen/gateway/status"
 	"hafen/precall"
 )
 
@@ -101,6 +104,45 @@ func (s *sightings) seen(client netip.Addr) (ways map[string]precall.Way, pac bo
 		}
 	}
 	return ways, s.now().Sub(c.pac) < sightingLife
+}
+
+// sites tells for each site of the configuration how its clients of the last minutes came.
+func (g *Gateway) sites() []status.Site {
+	configured := g.config().Sites
+	sites := make([]status.Site, len(configured))
+	for i, c := range configured {
+		sites[i].Name = c.Name
+	}
+	s := g.sightings
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for client, seen := range s.clients {
+		at := slices.IndexFunc(configured, func(c configs.Site) bool { return contains(c.Networks, client) })
+		if at >= 0 && s.now().Sub(seen.last) < sightingLife {
+			seen.count(&sites[at])
+		}
+	}
+	return sites
+}
+
+// count adds a client to its site.
+func (c *sighting) count(site *status.Site) {
+	site.Clients++
+	if !c.pac.IsZero() {
+		site.Fetched++
+	}
+	ways := map[precall.Way]bool{}
+	for _, w := range c.ways {
+		ways[w.way] = true
+	}
+	switch {
+	case ways[precall.WayConnect]:
+		site.Through++
+	case ways[precall.WayRouted] || ways[precall.WayPassthrough]:
+		site.Direct++
+	case ways[precall.WayAsked] || ways[precall.WayRefused]:
+		site.Failed++
+	}
 }
 
 // noteHello notes a name that DNS leads here and that goes on unread.

@@ -51,7 +51,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: g.line(r.Network),
 		})
 	}
-	s.Peers = g.peers.list()
+	s.Peers, s.Sites = g.peers.list(), g.sites()
 	s.Judge()
 	return s
 }

@@ -180,7 +180,7 @@ func (g *Gateway) observed(s status.Snapshot) {
 	}
 	touched := events.Touched{Calls: s.Counts.Allocations}
 	for _, site := range s.Sites {
-		if site.Clients > 0 || site.Sessions > 0 {
+		if site.Clients > 0 {
 			touched.Sites = append(touched.Sites, site.Name)
 		}
 	}

@@ -79,8 +79,6 @@ type Options struct {
 	IdleTimeout time.Duration
 	// Ended is told of each CONNECT when it has ended, refused ones too. It must not block. nil: nobody wants to know.
 	Ended func(End)
-	// Fetched is told of each client that got the PAC file. It must not block. nil: nobody wants to know.
-	Fetched func(netip.Addr)
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log gets one line for each CONNECT. nil: silent.

@@ -361,9 +361,6 @@ func (p *Proxy) PAC() http.Handler {
 			http.Error(w, "No PAC file here: "+err.Error()+".", code)
 			return
 		}
-		if p.opts.Fetched != nil {
-			p.opts.Fetched(in.Client)
-		}
 		h.Set("Content-Type", "application/x-ns-proxy-autoconfig"+in.Parent.charsetParameter())
 		h.Set("Cache-Control", fmt.Sprintf("private, max-age=%d", int(c.PAC.MaxAge.Seconds()))) // private: it depends on the client
 		h.Set("Content-Length", strconv.Itoa(len(text)))

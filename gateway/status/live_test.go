@@ -179,23 +179,14 @@ func TestAuditKnowsNoTypedNames(t *testing.T) {
 	}
 }
 
-// TestPages: the week and the configuration are behind the login, in both languages.
+// TestPages: the configuration is behind the login, in both languages.
 func TestPages(t *testing.T) {
 	w := newWorld(t, anna(t))
 	w.status.opts.Effective = func() ([]byte, error) { return []byte("name: gw.example\nsecret: '***'\n"), nil }
-	w.status.opts.Week = func() Week {
-		return Week{
-			Sessions: 12, Minutes: 345, Runs: 3, Fails: 1, Worst: "Clinic North", Why: "half of its tests failed: websocket-blocked",
-			Rungs: []WeekRow{{Name: "udp", Sessions: 10}}, Sites: []WeekSite{{WeekRow: WeekRow{Name: "Clinic North"}, Cause: "websocket-blocked"}},
-			Changes: []AddressChange{{Host: "fra.example", Address: "192.0.2.9"}},
-		}
-	}
 	w.do(t, "POST", "/status/login", loginForm("anna", password))
 	for path, want := range map[string][]string{
 		"/status/config?lang=en": {"name: gw.example", "Effective configuration", "***"},
 		"/status/config?lang=de": {"Wirksame Konfiguration"},
-		"/status/week?lang=en":   {"12 media sessions", "345 minutes", "Clinic North", "websocket-blocked", "192.0.2.9"},
-		"/status/week?lang=de":   {"12 Mediensitzungen", "Am meisten gestört: Clinic North"},
 	} {
 		code, body, _ := w.do(t, "GET", path, nil)
 		for _, text := range want {

@@ -51,8 +51,6 @@ type Options struct {
 	Drain func(wait time.Duration, user string)
 	// Effective is the configuration that is in use, as YAML with secrets masked. nil: the page does not show it.
 	Effective func() ([]byte, error)
-	// Week is what the gateway did within the last seven days. nil: there is no such page.
-	Week func() Week
 	// Audit is told of logins and of what users do. nil: nobody wants to know.
 	Audit func(Deed)
 	// Log takes one line for each login and refusal. nil: silent.
@@ -110,7 +108,7 @@ func New(o Options) (*Server, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("status: %w", err)
 	}
-	for _, name := range []string{"login", "nobody", "status", "week", "config"} {
+	for _, name := range []string{"login", "nobody", "status", "config"} {
 		t, err := page.Parse(web, s.texts, "web/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("status: page %s: %w", name, err)
@@ -138,7 +136,6 @@ func (s *Server) makeRoutes() http.Handler {
 	mux.Handle("POST /status/logout", s.loggedIn(s.meant(http.HandlerFunc(s.logout))))
 	mux.Handle("GET /status/api/snapshot", s.admins(s.JSON()))
 	mux.Handle("GET /status/api/live", s.admins(http.HandlerFunc(s.showLive)))
-	mux.Handle("GET /status/week", s.admins(http.HandlerFunc(s.showWeek)))
 	mux.Handle("GET /status/config", s.admins(http.HandlerFunc(s.showConfig)))
 	mux.Handle("POST /status/drain", s.admins(s.meant(http.HandlerFunc(s.drain))))
 	s.addHelpdesk(mux)

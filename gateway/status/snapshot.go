@@ -33,8 +33,6 @@ type Snapshot struct {
 	Peers     []Peer     `json:"gateways,omitempty"`
 	SelfTests []SelfTest `json:"self_tests"`
 	Sites     []Site     `json:"sites"`
-	// Changes are the addresses of service hosts and relays that came or went within the last week.
-	Changes []AddressChange `json:"address_changes"`
 }
 
 // Counts are the live sessions by kind and the bytes relayed since the start.
@@ -141,28 +139,14 @@ type SelfTest struct {
 	Works    string `json:"works,omitempty"`
 }
 
-// Site is one part of the house: what it does now, and how far it has the PAC file. The counts of clients are of the last
-// day.
+// Site is one part of the house, and how far it has come with the PAC file: clients that were seen within the last minutes.
 type Site struct {
-	Name     string `json:"name"`
-	Sessions int    `json:"sessions"`
-	Clients  int    `json:"clients"` // seen at all
-	Fetched  int    `json:"fetched"` // fetched the PAC file
-	Through  int    `json:"through"` // use the gateway as a proxy
-	Direct   int    `json:"direct"`  // came to the services' hosts here without the proxy
-	Failed   int    `json:"failed"`  // were refused as a proxy's client, or did not get through
-	// Precall tests of the last day, and what most of the failed ones had.
-	Runs  int    `json:"precall_runs"`
-	Fails int    `json:"precall_fails"`
-	Cause string `json:"precall_cause,omitempty"`
-}
-
-// AddressChange is an address of a name that the firewall has a rule for, which came or went.
-type AddressChange struct {
-	Time    time.Time `json:"time"`
-	Host    string    `json:"host"`
-	Address string    `json:"address"`
-	Gone    bool      `json:"gone"`
+	Name    string `json:"name"`
+	Clients int    `json:"clients"` // seen at all
+	Fetched int    `json:"fetched"` // fetched the PAC file
+	Through int    `json:"through"` // use the gateway as a proxy
+	Direct  int    `json:"direct"`  // came to the services' hosts here without the proxy
+	Failed  int    `json:"failed"`  // were asked for a password, or refused, and did not get through
 }
 
 // Event is something that happened and what to do about it.

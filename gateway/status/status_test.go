@@ -158,7 +158,7 @@ func TestSessionEnds(t *testing.T) {
 // TestRoutesWithoutSession walks every route by every odd spelling: no data without a login (abuse case F-01).
 func TestRoutesWithoutSession(t *testing.T) {
 	w := newWorld(t, anna(t))
-	for _, path := range []string{"/status/api/live", "/status/week", "/status/config", "/status/drain", "/status/api/snapshot", "/status/api/snapshot/", "//status/api/snapshot", "/status//api/snapshot", "/status/api%2fsnapshot", "/STATUS/api/snapshot", "/status/logout", "/status/api/"} {
+	for _, path := range []string{"/status/api/live", "/status/config", "/status/drain", "/status/api/snapshot", "/status/api/snapshot/", "//status/api/snapshot", "/status//api/snapshot", "/status/api%2fsnapshot", "/STATUS/api/snapshot", "/status/logout", "/status/api/"} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "OPTIONS"} {
 			for _, cookie := range []string{"", sessionCookie + "=", sessionCookie + "=AAAAAAAAAAAAAAAAAAAAAAAAAA"} {
 				code, body, _ := w.do(t, method, path, nil, "Cookie", cookie)
@@ -335,7 +335,7 @@ func TestTexts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	used = append(used, "login.wrong", "login.locked", "login.busy", "login.title", "nobody.title", "status.title", "week.title", "config.title") // from Go
+	used = append(used, "login.wrong", "login.locked", "login.busy", "login.title", "nobody.title", "status.title", "config.title") // from Go
 	for _, p := range texts.Problems(used) {
 		t.Error(p)
 	}

@@ -162,10 +162,8 @@ function showSites(s) {
   const sites = s.sites ?? [];
   at('sitecard').hidden = !sites.length;
   const n = (v) => number.format(v);
-  table('sites', [[t('status.site')], [t('status.sessions'), 'n'], [t('status.clients'), 'n'], [t('status.fetched'), 'n'], [t('status.through'), 'n'],
-    [t('status.direct'), 'n'], [t('status.failed'), 'n'], [t('status.runs')]],
-  sites.map((x) => [x.name, n(x.sessions), n(x.clients), n(x.fetched), n(x.through), n(x.direct), n(x.failed),
-    `${n(x.precall_runs)}, ${n(x.precall_fails)} ${t('status.fails')} ${x.precall_cause ?? ''}`]));
+  table('sites', [[t('status.site')], [t('status.clients'), 'n'], [t('status.fetched'), 'n'], [t('status.through'), 'n'], [t('status.direct'), 'n'],
+    [t('status.failed'), 'n']], sites.map((x) => [x.name, n(x.clients), n(x.fetched), n(x.through), n(x.direct), n(x.failed)]));
 }
 
 function showLimits(s) {
@@ -206,8 +204,6 @@ function show(s) {
   list('events', s.events, (x) => [element('span', `${moment(x.time)} `, 'small'), element('strong', x.about ? `${x.about} ` : ''), element('span', x.sentence), element('p', x.advice ?? '', 'small')]);
   list('runs', s.precall_runs, (x) => [signalled(x.verdict, x.code), element('span', ` ${clock(x.time)} ${x.cause ?? ''}`, 'small')]);
   showSites(s);
-  at('changecard').hidden = !s.address_changes?.length;
-  list('changes', s.address_changes, (x) => [element('span', `${day(x.time)} ${x.gone ? '−' : '+'} ${x.address} `), element('strong', x.host)]);
   if (at('draincard')) at('draincard').hidden = s.draining;
   table('sessions', [[t('status.kind')], [t('status.client')], [t('status.region')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.queue'), 'n'], [t('status.dropped'), 'n'], [t('status.age'), 'n']],
     (s.sessions ?? []).map((x) => [x.kind, x.client, x.region ?? x.target ?? '', x.rung ?? '', ms(x.rtt_ms), ms(x.queue_ms), number.format(x.dropped), age(x.age_ns)]));
