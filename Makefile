@@ -20,7 +20,7 @@ run: build ## the demo: gateway and stand-in cloud on this machine
 	bin/hafen demo
 
 test: deps ## every test; as root on Debian with the laboratory (browsers, coturn, squid in namespaces)
-	.ci/postgres $(GO) test -race -timeout 15m -parallel 5 ./...
+	.ci/postgres $(GO) test -race -timeout 25m -parallel 5 ./...
 
 check: fmt imports tidy lint vuln ## format, import rules, lint, tidy, known vulnerabilities
 
@@ -87,8 +87,8 @@ bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
-long: deps ## what takes minutes: distances that wobble for ten, then a region that comes nearer, seen by a running call (root)
-	$(GO) test -count=1 -timeout 20m -v -run '^TestNearestMoves$$' ./cmd/hafen/e2e -long -wobble 10m
+long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode, what media is made of (root)
+	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestMediaCannotBeRead)$$' ./cmd/hafen/e2e -long -wobble 10m
 
 turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave

@@ -227,7 +227,8 @@ func TestReloadKeepsKnowledge(t *testing.T) {
 		if err := r.with(change); err != nil {
 			t.Fatal(err)
 		}
-		if st := r.gateway.relay.RegionStatus()[0]; st.State != "up" || !st.Chosen || !st.Rungs[0].Since.Equal(since) {
+		if st := r.gateway.relay.RegionStatus()[0]; st.State != "up" || !st.Chosen && i < 2 || // the second one is at the same address, and may be nearer by a hair
+			!st.Rungs[0].Since.Equal(since) {
 			t.Errorf("after reload %d: %+v", i, st)
 		}
 	}

@@ -138,7 +138,10 @@ func (st *stream) soon(msg []byte) {
 	if l, ok := st.queue.admit(msg); ok {
 		st.queue.push(msg, l, nanoseconds())
 	}
-	if !st.promised && !st.draining {
+	switch {
+	case st.draining:
+		st.account() // the flush of a path that takes nothing may be long in coming
+	case !st.promised:
 		st.promised = true
 		st.loop.flushLater(st)
 	}

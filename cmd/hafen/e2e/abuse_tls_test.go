@@ -239,7 +239,7 @@ func (a *abuse) tickets(t *testing.T) {
 func (a *abuse) restart(t *testing.T) {
 	t.Helper()
 	a.gateway.stop()
-	a.gateway = a.dmz.start(t, "gateway", hafenBinary, "serve", "--config", a.dir+"/hafen.yaml")
+	a.gateway = a.dmz.start(a.t, "gateway", hafenBinary, "serve", "--config", a.dir+"/hafen.yaml")
 	a.dmz.waitTCP(t, "127.0.0.1:9443")
 }
 

@@ -242,7 +242,9 @@ func (l *laboratory) trySmallCall(office *namespace, via, gateway string, limit 
 func (l *laboratory) rungs() map[string]int {
 	n := make(map[string]int)
 	for _, s := range l.snapshot().Sessions {
-		n[s.Region+" "+s.Rung]++
+		if s.Region != "" { // WebSockets and tunnels are in the list too
+			n[s.Region+" "+s.Rung]++
+		}
 	}
 	return n
 }

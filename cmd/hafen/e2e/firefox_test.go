@@ -152,7 +152,7 @@ func needFirefox(t *testing.T) {
 // TestFirefoxModes: Firefox and Chromium in one call, with credentials of the gateway's own, in the modes in which it checks them.
 func TestFirefoxModes(t *testing.T) {
 	needFirefox(t)
-	scenario(t, firefoxModes)
+	longScenario(t, firefoxModes)
 }
 
 func firefoxModes(t *testing.T) {

@@ -11,6 +11,15 @@ import (
 	"time"
 )
 
+// longScenario is a scenario that runs with -long only.
+func longScenario(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	if !*long && os.Getenv(scenarioChild) == "" {
+		t.Skip("takes long: run with -long, or make long")
+	}
+	scenario(t, run)
+}
+
 // scenarioChild is set in the process that runs a scenario for scenario's parent.
 const scenarioChild = "HAFEN_E2E_SCENARIO"
 

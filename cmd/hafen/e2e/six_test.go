@@ -54,7 +54,7 @@ const socketsPerProxy = 32
 
 // TestSixParties is the fullest browser that there is: a call of six, which is five peer connections, the console of the waiting room
 // over a WebSocket and once more over long-polls, all through one PAC file, with UDP forbidden by policy.
-func TestSixParties(t *testing.T) { scenario(t, sixParties) }
+func TestSixParties(t *testing.T) { longScenario(t, sixParties) }
 
 func sixParties(t *testing.T) {
 	l := newLaboratory(t)

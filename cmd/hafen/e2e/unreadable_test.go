@@ -17,7 +17,7 @@ import (
 
 // TestMediaCannotBeRead looks at all that the gateway holds during a call of two browsers: what it passes on, and its memory. There
 // is STUN, DTLS and SRTP, and no word of what is said.
-func TestMediaCannotBeRead(t *testing.T) { scenario(t, mediaCannotBeRead) }
+func TestMediaCannotBeRead(t *testing.T) { longScenario(t, mediaCannotBeRead) }
 
 // spoken is what one browser says to the other on a data channel, again and again.
 const spoken = "the name of the patient is Johanna Unerhoert"
