@@ -142,7 +142,7 @@ func (o *options) measure(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	if o.hafen == "" {
-		o.hafen = filepath.Join(dir, "hafen")
+		o.hafen = filepath.Join(dir, "gateway") // not "hafen", which is the data of the server of that name
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", o.hafen, "hafen/cmd/hafen")
 		build.Stderr = stderr
 		if err := build.Run(); err != nil {
