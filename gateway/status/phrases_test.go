@@ -19,11 +19,11 @@ func book(t *testing.T) *phrases {
 func TestPhrases(t *testing.T) {
 	p := book(t)
 	for english, german := range map[string]string{
-		"All ways are open.":                                        "Alle Wege sind offen.",
-		"no answer for 2.1s":                                        "seit 2.1s keine Antwort",
-		"udp: no answer for 2.1s":                                   "udp: seit 2.1s keine Antwort",
-		"udp: no answer; tls: x: boom":                              "udp: keine Antwort; tls: x: boom",
-		"The gateway does not get through to call.example (HTTPS).": "Das Gateway kommt nicht zu call.example durch (HTTPS).",
+		"All ways are open.":           "Alle Wege sind offen.",
+		"no answer for 2.1s":           "seit 2.1s keine Antwort",
+		"udp: no answer for 2.1s":      "udp: seit 2.1s keine Antwort",
+		"udp: no answer; tls: x: boom": "udp: keine Antwort; tls: x: boom",
+		"The gateway does not get through to call.example (HTTPS).":                                         "Das Gateway kommt nicht zu call.example durch (HTTPS).",
 		"It can't be reached: dial call.example:443: no answer. Let this machine reach it on TCP 443.":      "Er ist nicht erreichbar: call.example:443 anwählen: keine Antwort. Lassen Sie dieses Gerät ihn auf TCP 443 erreichen.",
 		"Let this machine reach the relays over UDP 3478, or at least TCP 443. fra over udp: no answer":     "Lassen Sie dieses Gerät die Relays über UDP 3478 erreichen, mindestens über TCP 443. fra über udp: keine Antwort",
 		"3900 of 4000 are in use. Raise it, or find out which clients hold so many: see the live sessions.": "3900 von 4000 sind belegt. Erhöhen Sie die Grenze, oder finden Sie heraus, wer so viele hält: siehe laufende Sitzungen.",
