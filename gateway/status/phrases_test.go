@@ -23,6 +23,7 @@ func TestPhrases(t *testing.T) {
 		"no answer for 2.1s":           "seit 2.1s keine Antwort",
 		"udp: no answer for 2.1s":      "udp: seit 2.1s keine Antwort",
 		"udp: no answer; tls: x: boom": "udp: keine Antwort; tls: x: boom",
+
 		"The gateway does not get through to call.example (HTTPS).":                                         "Das Gateway kommt nicht zu call.example durch (HTTPS).",
 		"It can't be reached: dial call.example:443: no answer. Let this machine reach it on TCP 443.":      "Er ist nicht erreichbar: call.example:443 anwählen: keine Antwort. Lassen Sie dieses Gerät ihn auf TCP 443 erreichen.",
 		"Let this machine reach the relays over UDP 3478, or at least TCP 443. fra over udp: no answer":     "Lassen Sie dieses Gerät die Relays über UDP 3478 erreichen, mindestens über TCP 443. fra über udp: keine Antwort",
