@@ -54,8 +54,14 @@ func pebbleBinary(t *testing.T) string {
 	return ""
 }
 
+// oneAuthority is held by the test that has an authority: certmagic keeps open challenges by name for the whole process, and two
+// gateways with the same name, at two authorities, would answer each other's.
+var oneAuthority sync.Mutex
+
 func startPebble(t *testing.T, o pebbleOptions) *pebble {
 	t.Helper()
+	oneAuthority.Lock()
+	t.Cleanup(oneAuthority.Unlock)
 	binary, dir := pebbleBinary(t), t.TempDir()
 	var none *issuer
 	root := none.issue(t, authorityTemplate("Pebble's own"))

@@ -117,7 +117,6 @@ func TestAbuse_B08(t *testing.T) {
 		}
 		return answer{rcode: dnsmessage.RCodeNameError}
 	})
-	d := &Dialer{Policy: testPolicy(), Servers: []string{stub.addr}, ResolveTimeout: 300 * time.Millisecond}
 	for _, c := range []struct {
 		name, status string
 		n            int
@@ -131,9 +130,13 @@ func TestAbuse_B08(t *testing.T) {
 		{"silent.test", StatusTimeout, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			d := &Dialer{Policy: testPolicy(), Servers: []string{stub.addr}}
+			if c.status == StatusTimeout {
+				d.ResolveTimeout = 300 * time.Millisecond
+			}
 			start := time.Now()
 			got, err := d.Resolve(t.Context(), c.name, 443, Scope{})
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 8*time.Second { // 5 at most, and what a busy machine adds
 				t.Errorf("took %v", took)
 			}
 			if c.status == "" && (err != nil || len(got) != c.n) {
