@@ -23,12 +23,14 @@ type load struct {
 	sockets int
 	polls   int
 	streams []*stream
-	rate    int // new connections a second
+	without *stream // one that does without the gateway
+	rate    int     // new connections a second
 
 	fresh, polled, said atomic.Int64
 
-	mu    sync.Mutex
-	drops []string
+	mu     sync.Mutex
+	drops  []string
+	phases []phase
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -41,6 +43,10 @@ func (w *world) startLoad(sockets, polls, streams, rate int) *load {
 	l := &load{w: w, sockets: sockets, polls: polls, rate: rate}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	peer := echoPeer(w)
+	var err error
+	if l.without, err = w.control(peer); err != nil {
+		w.t.Fatal(err)
+	}
 	for i := range streams {
 		s, err := w.newStream([]string{"tls", "udp"}[i%2], peer)
 		if err != nil {
@@ -55,8 +61,9 @@ func (w *world) startLoad(sockets, polls, streams, rate int) *load {
 		}
 		l.wg.Go(func() { l.chat(ws) })
 	}
-	for range polls {
+	for range polls { // one after the other, as people come: not all of them ask again at the same moment
 		l.wg.Go(l.poll)
+		l.pause(min(15*time.Millisecond, holdFor/time.Duration(polls)))
 	}
 	if rate > 0 {
 		l.wg.Go(l.knock)
@@ -117,10 +124,13 @@ func (l *load) pause(d time.Duration) {
 	}
 }
 
+// holdFor is how long a poll is held.
+const holdFor = 3 * time.Second
+
 // poll has requests held, one after the other.
 func (l *load) poll() {
 	for l.ctx.Err() == nil {
-		if err := l.ask("https://" + callName + "/hold?s=3"); err != nil {
+		if err := l.ask(fmt.Sprintf("https://%s/hold?s=%.0f", callName, holdFor.Seconds())); err != nil {
 			l.drop("long-poll", err)
 			return
 		}
@@ -202,7 +212,9 @@ func (l *load) end(most time.Duration) {
 	l.w.t.Helper()
 	var sent, received int64
 	longest := map[string]time.Duration{}
+	var silent []silence
 	for _, s := range l.streams {
+		silent = append(silent, s.quiet.list()...)
 		if err := s.ended.Load(); err != nil {
 			l.drop("stream "+s.via, *err)
 		}
@@ -213,13 +225,16 @@ func (l *load) end(most time.Duration) {
 	drops := l.drops
 	l.mu.Unlock()
 	l.cancel()
+	l.without.close()
 	for _, s := range l.streams {
 		s.giveBack()
 	}
 	l.wg.Wait()
 	l.w.t.Logf("%d WebSockets with %d messages, %d long-polls at a time with %d answers, %d streams with %d packets out and %d back, %d new connections",
 		l.sockets, l.said.Load(), l.polls, l.polled.Load(), len(l.streams), sent, received, l.fresh.Load())
-	l.w.t.Logf("%d drops; longest gap: TLS %s, UDP %s", len(drops), longest["tls"].Round(time.Millisecond), longest["udp"].Round(time.Millisecond))
+	own := l.judge(silent)
+	l.w.t.Logf("%d drops; longest gap: TLS %s, UDP %s, without the gateway %s; the gateway's own: TLS %s, UDP %s", len(drops), longest["tls"].Round(time.Millisecond), longest["udp"].Round(time.Millisecond),
+		time.Duration(l.without.longest.Load()).Round(time.Millisecond), own["tls"].Round(time.Millisecond), own["udp"].Round(time.Millisecond))
 	for i, d := range drops {
 		if i == 20 {
 			l.w.t.Errorf("and %d more", len(drops)-20)

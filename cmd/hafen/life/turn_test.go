@@ -23,6 +23,7 @@ type stream struct {
 	received atomic.Int64
 	longest  atomic.Int64 // a gap, in nanoseconds
 	last     atomic.Int64 // when the last packet came
+	quiet    silences
 	ended    atomic.Pointer[error]
 	stop     chan struct{}
 	done     sync.WaitGroup
@@ -39,17 +40,26 @@ var clients atomic.Int32
 
 // newStream wins an allocation through the gateway, over tls or udp, and begins to send.
 func (w *world) newStream(via string, peer netip.AddrPort) (*stream, error) {
-	s := &stream{via: via, stop: make(chan struct{})}
+	var conn net.Conn
 	var err error
 	if via == "udp" {
 		// From an address of its own: who has proved nothing gets few answers, for each address.
 		from := &net.UDPAddr{IP: net.IPv4(127, 0, 1, byte(1+clients.Add(1)%250))}
-		s.conn, err = (&net.Dialer{LocalAddr: from}).Dial("udp", w.addr)
-	} else if s.conn, err = w.dial(ownName); err == nil {
-		s.in = bufio.NewReader(s.conn)
+		conn, err = (&net.Dialer{LocalAddr: from}).Dial("udp", w.addr)
+	} else {
+		conn, err = w.dial(ownName)
 	}
 	if err != nil {
 		return nil, err
+	}
+	return w.begin(via, conn, peer)
+}
+
+// begin wins an allocation on a connection, and begins to send.
+func (w *world) begin(via string, conn net.Conn, peer netip.AddrPort) (*stream, error) {
+	s := &stream{via: via, conn: conn, stop: make(chan struct{})}
+	if via == "tls" {
+		s.in = bufio.NewReader(conn)
 	}
 	_ = s.conn.SetDeadline(time.Now().Add(20 * time.Second))
 	username, password := w.cloud.Credentials("life")
@@ -191,6 +201,9 @@ func (s *stream) receive() {
 			continue
 		}
 		now := time.Now()
+		if s.received.Load() > 0 {
+			s.quiet.add(silence{s.via, last, now.Sub(last)})
+		}
 		if s.received.Add(1) > 1 && now.Sub(last) > time.Duration(s.longest.Load()) {
 			s.longest.Store(int64(now.Sub(last)))
 		}
