@@ -105,11 +105,14 @@ axe: deps ## axe-core (npm) on every page in every state, and PAGE_SHOTS=DIR for
 
 pictures: deps ## the manual's pictures of the pages, into packaging/doc
 	PICTURES=$(CURDIR)/packaging/doc $(GO) test -count=1 -run '^TestPictures$$' ./gateway/page
-package: ## dist: deb, rpm and container image for amd64 and arm64, bill of materials, checksums
-	$(GO) run ./cmd/internal/release -out dist
+
+# Whoever builds packages for others sets this: make package MAINTAINER='Jo Doe <jo@hospital.example>'. The default is an address that does not exist.
+MAINTAINER ?= Hafen maintainers <maintainers@hafen.example>
+package: ## dist: deb, rpm and container image for amd64 and arm64, bill of materials, checksums; MAINTAINER='NAME <MAIL>' is whom they name
+	$(GO) run ./cmd/internal/release -maintainer '$(MAINTAINER)' -out dist
 
 package-again: ## the same, twice, in two folders, and compared
-	$(GO) run ./cmd/internal/release -out dist -again
+	$(GO) run ./cmd/internal/release -maintainer '$(MAINTAINER)' -out dist -again
 
 package-test: package deps ## the packages of dist in a Debian with its own systemd: install, precall test, upgrade, remove (root)
 	.ci/package-test dist

@@ -1,6 +1,7 @@
 package life
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -98,22 +99,23 @@ func machines(s silence, control []silence) (own time.Duration) {
 	return own
 }
 
-// judge prints the longest silences and what was going on, and gives the longest of each way that is the gateway's own.
+// judge prints the silences that are most the gateway's own, with what was going on, and gives the longest such time of each way.
 func (l *load) judge(all []silence) map[string]time.Duration {
+	l.w.t.Helper()
 	control := l.without.quiet.list()
-	own := map[string]time.Duration{}
-	slices.SortFunc(all, func(a, b silence) int { return int(b.long - a.long) })
-	var told []string
+	own := func(s silence) time.Duration { return s.long - machines(s, control) }
+	slices.SortFunc(all, func(a, b silence) int { return cmp.Compare(own(b), own(a)) })
+	longest := map[string]time.Duration{}
+	var told strings.Builder
 	for i, s := range all {
-		shared := machines(s, control)
-		own[s.via] = max(own[s.via], s.long-shared)
-		if i < 10 {
-			told = append(told, fmt.Sprintf("%s silent for %s from %s on, control for %s of it, while %s", s.via,
-				s.long.Round(time.Millisecond), s.began.Format("05.000"), shared.Round(time.Millisecond), l.whatWas(s)))
+		longest[s.via] = max(longest[s.via], own(s))
+		if i < 5 {
+			fmt.Fprintf(&told, "\n%s: %s, of which %s without the gateway too, while %s", s.via, s.long.Round(time.Millisecond),
+				machines(s, control).Round(time.Millisecond), l.whatWas(s))
 		}
 	}
-	if len(told) > 0 {
-		l.w.t.Logf("the longest of %d silences of more than %s:\n%s", len(all), noteworthy, strings.Join(told, "\n"))
+	if len(all) > 0 {
+		l.w.t.Logf("%d times a stream got nothing for more than %s; the longest that were the gateway's own:%s", len(all), noteworthy, &told)
 	}
-	return own
+	return longest
 }

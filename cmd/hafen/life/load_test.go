@@ -214,7 +214,7 @@ func (l *load) end(most time.Duration) {
 	longest := map[string]time.Duration{}
 	var silent []silence
 	for _, s := range l.streams {
-		silent = append(silent, s.quiet.list()...)
+		silent = append(append(silent, s.quiet.list()...), s.sinceLast())
 		if err := s.ended.Load(); err != nil {
 			l.drop("stream "+s.via, *err)
 		}
@@ -233,8 +233,9 @@ func (l *load) end(most time.Duration) {
 	l.w.t.Logf("%d WebSockets with %d messages, %d long-polls at a time with %d answers, %d streams with %d packets out and %d back, %d new connections",
 		l.sockets, l.said.Load(), l.polls, l.polled.Load(), len(l.streams), sent, received, l.fresh.Load())
 	own := l.judge(silent)
-	l.w.t.Logf("%d drops; longest gap: TLS %s, UDP %s, without the gateway %s; the gateway's own: TLS %s, UDP %s", len(drops), longest["tls"].Round(time.Millisecond), longest["udp"].Round(time.Millisecond),
-		time.Duration(l.without.longest.Load()).Round(time.Millisecond), own["tls"].Round(time.Millisecond), own["udp"].Round(time.Millisecond))
+	rounded := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	l.w.t.Logf("%d drops; longest gap: TLS %s, UDP %s, a stream without the gateway %s; the gateway's own: TLS %s, UDP %s", len(drops),
+		rounded(longest["tls"]), rounded(longest["udp"]), rounded(l.without.gap()), rounded(own["tls"]), rounded(own["udp"]))
 	for i, d := range drops {
 		if i == 20 {
 			l.w.t.Errorf("and %d more", len(drops)-20)
@@ -242,7 +243,7 @@ func (l *load) end(most time.Duration) {
 		}
 		l.w.t.Error(d)
 	}
-	for via, gap := range longest {
+	for via, gap := range own {
 		if most > 0 && gap > most {
 			l.w.t.Errorf("%s: a gap of %s", via, gap)
 		}

@@ -214,7 +214,12 @@ func (s *stream) receive() {
 
 // gap is the longest time without a packet, until now.
 func (s *stream) gap() time.Duration {
-	return max(time.Duration(s.longest.Load()), time.Since(time.Unix(0, s.last.Load())))
+	return max(time.Duration(s.longest.Load()), s.sinceLast().long)
+}
+
+func (s *stream) sinceLast() silence {
+	last := time.Unix(0, s.last.Load())
+	return silence{s.via, last, time.Since(last)}
 }
 
 // giveBack ends the allocation, as browsers do, and closes.

@@ -1,7 +1,7 @@
 // Release makes what is given out of the gateway: static binaries, deb and rpm packages, a container image, and beside them
 // the bill of materials and the checksums.
 //
-//	go run ./cmd/internal/release [-version V] [-out dist] [-again]
+//	go run ./cmd/internal/release [-version V] [-maintainer 'NAME <MAIL>'] [-out dist] [-again]
 //
 // Nothing in it depends on the machine, the folder or the hour: the same commit gives the same bytes, and -again proves it by
 // making everything a second time in another folder. What a package says about commands and configuration (man pages,
@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/mail"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,9 +27,14 @@ type release struct {
 	version string // as the program says it
 	pack    string // as a package may be called: it begins with a digit
 	date    time.Time
-	out     string
-	say     io.Writer
+	// maintainer is whom the packages name: NAME <MAIL>.
+	maintainer string
+	out        string
+	say        io.Writer
 }
+
+// nobody is the maintainer that packages name when their builder names none. The address does not exist.
+const nobody = "Hafen maintainers <maintainers@hafen.example>"
 
 // architectures are those that packages are made for.
 var architectures = []string{"amd64", "arm64"}
@@ -44,6 +50,7 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 	fs := flag.NewFlagSet("release", flag.ContinueOnError)
 	version := fs.String("version", "", "`version`; by default what git describe says")
 	date := fs.String("date", "", "`seconds` since 1970 that files are dated with; by default the commit's")
+	maintainer := fs.String("maintainer", nobody, "who builds the packages and answers for them, as `NAME <MAIL>`")
 	out := fs.String("out", "dist", "`folder` to write to")
 	again := fs.Bool("again", false, "make everything twice, the second time in another folder, and compare")
 	if err := fs.Parse(args); err != nil {
@@ -53,6 +60,12 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if r.maintainer, err = validMaintainer(*maintainer); err != nil {
+		return err
+	}
+	if r.maintainer == nobody {
+		fmt.Fprintf(say, "the packages name %s, whom nobody can write to: make package MAINTAINER='NAME <MAIL>'\n", nobody)
+	}
 	if err := r.make(ctx); err != nil {
 		return err
 	}
@@ -60,6 +73,15 @@ func run(ctx context.Context, args []string, say io.Writer) error {
 		return r.proveReproducible(ctx)
 	}
 	return nil
+}
+
+// validMaintainer refuses what would break the packages' own files.
+func validMaintainer(text string) (string, error) {
+	at, err := mail.ParseAddress(text)
+	if err != nil || at.Name == "" || strings.ContainsAny(text, "\n\"$") {
+		return "", fmt.Errorf("-maintainer %q: write it as Jo Doe <jo@hospital.example>", text)
+	}
+	return fmt.Sprintf("%s <%s>", at.Name, at.Address), nil
 }
 
 func newRelease(ctx context.Context, version, date, out string, say io.Writer) (*release, error) {
@@ -82,7 +104,7 @@ func newRelease(ctx context.Context, version, date, out string, say io.Writer) (
 		return nil, fmt.Errorf("-date: %w", err)
 	}
 	at := time.Unix(seconds, 0).UTC()
-	return &release{version: version, pack: packageVersion(version, at), date: at, out: out, say: say}, nil
+	return &release{version: version, pack: packageVersion(version, at), date: at, maintainer: nobody, out: out, say: say}, nil
 }
 
 // packageVersion is what dpkg and rpm order by: the tag without its v, or, before the first tag, the date and the commit. The sign ~

@@ -29,7 +29,7 @@ func (r *release) packages(ctx context.Context) error {
 		for kind, units := range unitFolders {
 			filled := os.Expand(string(recipe), func(name string) string {
 				return map[string]string{
-					"ARCH": arch, "VERSION": r.pack, "DATE": r.date.Format(time.RFC3339), "BINARY": r.binary(arch), "STAGE": r.path("stage"), "UNITS": units,
+					"ARCH": arch, "VERSION": r.pack, "DATE": r.date.Format(time.RFC3339), "BINARY": r.binary(arch), "STAGE": r.path("stage"), "UNITS": units, "MAINTAINER": r.maintainer,
 				}[name]
 			})
 			file := fmt.Sprintf("nfpm-%s-%s.yaml", kind, arch)
@@ -97,6 +97,6 @@ func (r *release) debianChangelog(markdown string) []byte {
 		}
 		out.WriteString("\n")
 	}
-	fmt.Fprintf(&out, "\n -- Hafen maintainers <maintainers@hafen.example>  %s\n", r.date.Format(time.RFC1123Z))
+	fmt.Fprintf(&out, "\n -- %s  %s\n", r.maintainer, r.date.Format(time.RFC1123Z))
 	return []byte(out.String())
 }

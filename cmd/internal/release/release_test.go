@@ -57,6 +57,17 @@ func TestPackageVersion(t *testing.T) {
 	}
 }
 
+func TestMaintainer(t *testing.T) {
+	for text, want := range map[string]string{
+		nobody: nobody, "Jo Doe <jo@hospital.example>": "Jo Doe <jo@hospital.example>", "jo@hospital.example": "", "Jo": "", "": "",
+		"Jo \n Doe <jo@hospital.example>": "", "Jo: Doe <jo@x": "",
+	} {
+		if got, err := validMaintainer(text); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q %v, want %q", text, got, err, want)
+		}
+	}
+}
+
 // TestShells has each shell that is here read its completion, and bash complete with it.
 func TestShells(t *testing.T) {
 	_, commands := parseUsage(help)

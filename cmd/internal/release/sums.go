@@ -57,7 +57,7 @@ func (r *release) proveReproducible(ctx context.Context) error {
 	if err := copyTracked(ctx, dir); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/internal/release", "-version", r.version, "-date", fmt.Sprint(r.date.Unix()), "-out", "made-elsewhere")
+	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/internal/release", "-version", r.version, "-date", fmt.Sprint(r.date.Unix()), "-maintainer", r.maintainer, "-out", "made-elsewhere")
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TZ=Asia/Kathmandu", "LC_ALL=C", "UMASK=077")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("the second time: %w\n%s", err, out)
