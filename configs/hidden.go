@@ -9,6 +9,16 @@ import (
 // Hidden is a copy of the configuration with its secrets masked, as Show shows them: it can be handed to others and compared with
 // another, but nothing can be run from it.
 func (c *Config) Hidden() (*Config, error) {
+	out, err := c.copy()
+	if err != nil {
+		return nil, err
+	}
+	hide(reflect.ValueOf(out).Elem())
+	return out, nil
+}
+
+// copy is a configuration of its own, with the same values.
+func (c *Config) copy() (*Config, error) {
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("copy the configuration: %w", err)
@@ -17,7 +27,6 @@ func (c *Config) Hidden() (*Config, error) {
 	if err := json.Unmarshal(text, out); err != nil {
 		return nil, fmt.Errorf("copy the configuration: %w", err)
 	}
-	hide(reflect.ValueOf(out).Elem())
 	return out, nil
 }
 

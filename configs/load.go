@@ -33,8 +33,12 @@ func Load(path string, stdin io.Reader, environ []string) (*Config, error) {
 		return nil, err
 	}
 	c.tidy()
+	seen, err := c.ByHand(environ)
+	if err != nil {
+		return nil, err
+	}
 	problems := r.problems
-	for _, p := range c.Validate() {
+	for _, p := range seen.Validate() {
 		if !r.hasSpoilt(p.Key) {
 			p.Origin = r.originOf(p.Key)
 			problems = append(problems, p)

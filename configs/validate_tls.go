@@ -100,7 +100,7 @@ func (k *check) file(key, path string) []byte {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		k.bad(key, fileProblem(err), "write the path of a file that this user may read")
+		k.bad(key, fileProblem(err), whatInstead(path, err))
 		return nil
 	}
 	defer func() { _ = f.Close() }() // only read from
@@ -124,6 +124,20 @@ func fileProblem(err error) string {
 	default:
 		return "names something that cannot be read as a file"
 	}
+}
+
+// whatInstead is what to do about a file that can't be opened.
+func whatInstead(path string, err error) string {
+	ofService := isCredential(path) || filepath.Dir(path) == serviceSecrets
+	switch {
+	case ofService && errors.Is(err, fs.ErrPermission):
+		return "it is for the service alone: run this command as root, who may look"
+	case isCredential(path):
+		return "put it into " + serviceSecrets + "; the service gets what is there when it starts: systemctl restart hafen"
+	case ofService:
+		return "put it there, for the service: install -m 0600 FILE " + path
+	}
+	return "write the path of a file that this user may read"
 }
 
 // secretFile checks a file with a key or a password: others than its owner and group may not read it.

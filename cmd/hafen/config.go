@@ -76,7 +76,11 @@ func check(ctx context.Context, w world, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := gateway.CheckCertificates(cfg, time.Now()); err != nil {
+	seen, err := cfg.ByHand(w.environ)
+	if err != nil {
+		return err
+	}
+	if err := gateway.CheckCertificates(seen, time.Now()); err != nil {
 		fmt.Fprintln(w.stdout, err)
 		return errSilent
 	}

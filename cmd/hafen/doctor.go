@@ -60,6 +60,9 @@ func examine(ctx context.Context, w world, file string, o gateway.CheckupOptions
 	}
 	report := doctorReport{Version: version, Time: time.Now().UTC().Truncate(time.Second)}
 	cfg, err := configs.Load(name, w.stdin, w.environ)
+	if err == nil {
+		cfg, err = cfg.ByHand(w.environ)
+	}
 	var problems configs.Problems
 	switch {
 	case errors.As(err, &problems):
