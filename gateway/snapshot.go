@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -113,6 +114,7 @@ func (g *Gateway) sessions(rel relay.Status, now time.Time) []status.Session {
 	}
 	out := make([]status.Session, 0, len(rel.Sessions)) // an empty list, not none
 	for _, s := range rel.Sessions {
+		s.Service = cmp.Or(s.Service, g.config().Services[0].Name) // who asked for none in particular
 		out = append(out, status.Session{
 			Kind: sessionKind(s), Client: s.Client, Service: s.Service, Region: s.Region, Rung: s.Rung, RTTms: rtt[s.Service+"/"+s.Region+"/"+s.Rung],
 			QueueMS: s.QueueDelay, Dropped: dropped(s), Age: now.Sub(s.Started),
@@ -148,10 +150,11 @@ func (g *Gateway) happened() []status.Event {
 		out = append(out, status.Event{Time: ev.Time, Kind: ev.Kind, About: strings.Trim(ev.Service+"/"+ev.Region, "/"), Sentence: ev.Text})
 	}
 	for _, in := range g.watch.events.Incidents() {
-		worst := in.Conditions[0]
-		out = append(out, status.Event{Time: in.Opened, Kind: "incident", Sentence: worst.Cause, Advice: worst.Todo})
+		for _, c := range in.Conditions {
+			out = append(out, status.Event{Time: c.Since, Kind: "incident", Sentence: c.Cause, Advice: c.Todo})
+		}
 		if !in.Ended.IsZero() {
-			out = append(out, status.Event{Time: in.Ended, Kind: "incident_over", Sentence: "It is over: " + worst.Cause})
+			out = append(out, status.Event{Time: in.Ended, Kind: "incident_over", Sentence: "It is over: " + in.Conditions[0].Cause})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b status.Event) int { return b.Time.Compare(a.Time) })

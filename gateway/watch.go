@@ -8,11 +8,15 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"hafen/configs"
 	"hafen/gateway/audit"
 	"hafen/gateway/events"
+	"hafen/gateway/forward"
 	"hafen/gateway/netpolicy"
 	"hafen/gateway/status"
 )
@@ -22,6 +26,9 @@ import (
 type watch struct {
 	events *events.Notifier
 	audit  atomic.Pointer[audit.Log] // of nil: off
+
+	faults  *prometheus.GaugeVec // what is wrong now, by kind and level
+	counted [][2]string          // the kinds and levels that faults has
 
 	drill drill
 	wg    sync.WaitGroup // of what looks
@@ -57,6 +64,8 @@ const (
 func (g *Gateway) makeWatch() error {
 	c := g.config()
 	g.watch = &watch{hurry: make(chan struct{}, 1)}
+	g.watch.faults = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "hafen_build_faults", Help: "What the status page says is wrong now."}, []string{"kind", "level"})
+	g.registry.MustRegister(g.watch.faults)
 	g.watch.events = events.New(events.Options{Ways: eventWays(c), Dial: g.dialReports, Log: g.log.With("area", "events"), Now: g.opts.Now})
 	log, err := g.openAudit(c)
 	g.watch.audit.Store(log)
@@ -168,8 +177,9 @@ func (g *Gateway) hurryUp() {
 	}
 }
 
-// observed hands what is wrong to the notifier.
+// observed hands what is wrong to the notifier and to the metrics.
 func (g *Gateway) observed(s status.Snapshot) {
+	g.watch.count(s.Faults)
 	var conditions []events.Condition
 	for _, f := range s.Faults {
 		if f.Level != status.Notice {
@@ -187,11 +197,31 @@ func (g *Gateway) observed(s status.Snapshot) {
 	g.watch.events.Observe(conditions, touched)
 }
 
+// count makes the faults a metric. A kind that was there once stays with 0, so that an alert sees it end.
+func (w *watch) count(faults []status.Fault) {
+	now := make(map[[2]string]float64)
+	for _, f := range faults {
+		now[[2]string{f.Kind, f.Level}]++
+	}
+	for _, before := range w.counted {
+		w.faults.WithLabelValues(before[0], before[1]).Set(now[before])
+	}
+	for labels, n := range now {
+		w.faults.WithLabelValues(labels[0], labels[1]).Set(n)
+		if !slices.Contains(w.counted, labels) {
+			w.counted = append(w.counted, labels)
+		}
+	}
+}
+
 // selfTests are what the gateway tests about itself, for the status page.
 func (g *Gateway) selfTests() []status.SelfTest {
 	all := []status.SelfTest{g.diskTest(), g.storeTest()}
 	if g.dialer().Proxy != nil {
 		all = append(all, g.proxyTest())
+	}
+	if parent := g.forward.ParentState(); parent.Configured {
+		all = append(all, parentTest(parent, g.config().PAC.ParentFile != ""))
 	}
 	return append(all, g.auditTest(), g.eventsTest())
 }
@@ -210,6 +240,27 @@ func (g *Gateway) diskTest() status.SelfTest {
 		t.State, t.Sentence = "warn", fmt.Sprintf("The disk of data_dir is nearly full: %d MiB are free.", free/mib)
 	default:
 		t.Sentence, t.Advice = fmt.Sprintf("The disk of data_dir has room: %d MiB are free.", free/mib), ""
+	}
+	if err := syscall.Access(g.config().DataDir, 2 /* W_OK */); err != nil {
+		t.State, t.Sentence = "fail", fmt.Sprintf("data_dir can't be written to: %v.", err)
+		t.Advice = fmt.Sprintf("Mount %s writable, or give it to the user that hafen runs as: certificates, reports and the audit log can't be kept.", g.config().DataDir)
+	}
+	return t
+}
+
+// parentTest: without the company's own PAC file, or a copy of it, there is none of ours.
+func parentTest(p forward.ParentState, isFile bool) status.SelfTest {
+	t := status.SelfTest{Kind: "pac-parent", State: "pass", Sentence: "The company's own PAC file is read.", Works: "The last copy is still served."}
+	if p.Trouble == "" {
+		return t
+	}
+	t.State, t.Sentence = "warn", fmt.Sprintf("The company's own PAC file has not been read for %s.", p.Age.Round(time.Second))
+	t.Advice = p.Trouble + ". Let this machine reach pac.parent."
+	if isFile {
+		t.Advice = p.Trouble + ". Mend pac.parent_file."
+	}
+	if !p.Have {
+		t.State, t.Sentence, t.Works = "fail", "The company's own PAC file could never be read: the gateway's own is off.", "Browsers that have a PAC file already go on with it."
 	}
 	return t
 }

@@ -93,7 +93,7 @@ func New(o Options) (*Store, error) {
 		o.Now = time.Now
 	}
 	if o.watch == 0 {
-		o.watch = 10 * time.Second
+		o.watch = 3 * time.Second
 	}
 	s := &Store{opts: o, name: configs.CanonicalHost(o.Config.Name), names: certificateNames(o)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -35,6 +35,8 @@ type Condition struct {
 	Works    string `json:"still_works"`
 	// Manual is the page to read.
 	Manual string `json:"manual"`
+	// Since is when it was first seen; Observe sets it.
+	Since time.Time `json:"-"`
 }
 
 // Touched is who notices.
@@ -142,6 +144,7 @@ func (n *Notifier) Observe(conditions []Condition, touched Touched) {
 			n.seen[c.ID] = s
 		}
 		s.last = now
+		c.Since = s.first
 		if s.incident == nil {
 			fresh = append(fresh, c)
 			ripe = ripe || now.Sub(s.first) >= holdBack
@@ -177,7 +180,7 @@ func (n *Notifier) open(now time.Time, conditions []Condition, touched Touched) 
 	}
 	for _, c := range conditions {
 		n.seen[c.ID].incident = in
-		if !slices.Contains(in.Conditions, c) {
+		if !slices.ContainsFunc(in.Conditions, func(has Condition) bool { return has.ID == c.ID }) {
 			in.Conditions = append(in.Conditions, c)
 		}
 	}

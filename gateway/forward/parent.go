@@ -215,6 +215,22 @@ func (k *parentKeeper) age() float64 {
 	return time.Since(k.good).Seconds()
 }
 
+// ParentState is how it stands with the company's own PAC file.
+type ParentState struct {
+	Configured, Have bool
+	// Age is since it was last found good; Trouble is why it was not since, "" if it was.
+	Age     time.Duration
+	Trouble string
+}
+
+// ParentState tells whether the company's own PAC file can be had.
+func (p *Proxy) ParentState() ParentState {
+	k := p.parent
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return ParentState{Configured: hasParent(k.config), Have: k.parent != nil, Age: time.Since(k.good), Trouble: k.said}
+}
+
 func hasParent(c *configs.Config) bool { return c.PAC.Parent != "" || c.PAC.ParentFile != "" }
 
 func (k *parentKeeper) current() *Parent {

@@ -174,8 +174,10 @@ func (p *tab) statusStates(source, base, lang string) {
 	p.waitFor("the refusal", 20*time.Second, "!!document.querySelector('[role=alert]')")
 	p.axe(source, "login-wrong-"+lang)
 	p.statusLogin(base)
-	time.Sleep(time.Second) // the first snapshot
+	p.waitFor("the first snapshot", 20*time.Second, "document.querySelectorAll('#events li').length > 1")
 	p.axe(source, "status-"+lang)
+	p.navigate(base + "/status/config?lang=" + lang)
+	p.axe(source, "config-"+lang)
 	for name, query := range map[string]string{"empty": "", "none": "?code=AAAA-AA", "found": "?code=K7QF-2M"} {
 		p.navigate(base + "/status/helpdesk/" + query)
 		p.axe(source, "helpdesk-"+name+"-"+lang)

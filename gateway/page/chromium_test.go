@@ -228,10 +228,7 @@ func statusPage(t *testing.T) http.Handler {
 	cfg := configs.Default()
 	cfg.Admin.Users = []configs.AdminUser{{Name: "anna", PasswordHash: hash, Role: "admin"}}
 	s, err := status.New(status.Options{
-		Config: cfg,
-		Snapshot: func() status.Snapshot {
-			return status.Snapshot{Time: time.Now(), Name: "gw.hospital.example", Version: "test", Verdict: "ok", Sentence: "All ways are open."}
-		},
+		Config: cfg, Snapshot: badNight, Drain: func(time.Duration, string) {}, Effective: cfg.Show,
 		Health: func() status.Health { return status.Health{Reachable: true, Complete: true} },
 		Helpdesk: status.Helpdesk{
 			Find: foundRun,
@@ -250,6 +247,53 @@ func statusPage(t *testing.T) http.Handler {
 	})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
+	return s
+}
+
+// badNight is a gateway of which most that can go wrong has: the page in its longest form.
+func badNight() status.Snapshot {
+	now := time.Now()
+	rung := func(name, state, why string) status.Rung {
+		return status.Rung{Name: name, State: state, RTTms: 12.3, Why: why}
+	}
+	s := status.Snapshot{
+		Time: now, Name: "gw.hospital.example", Version: "test", Uptime: 50 * time.Hour,
+		Counts: status.Counts{Connections: 1234, Allocations: 3900, WebSockets: 210, LongPolls: 14, Tunnels: 3, BytesUp: 1 << 40, BytesDown: 1 << 41},
+		Services: []status.Service{
+			{Name: "calls", Chosen: "frankfurt", Regions: []status.Region{
+				{Name: "frankfurt", Up: true, Use: true, RTTms: 12.3, Rung: "udp:3478", Rungs: []status.Rung{rung("udp:3478", "up", ""), rung("tls:443", "unknown", "")}},
+				{Name: "dublin", Use: true, Rungs: []status.Rung{rung("udp:dub.relay.with-a-long-name.example.net:3478", "down", "no answer for 2s"), rung("tls:443", "down", "resolve dub.relay.example.net: DNS knows no address of this name (`hosts:` can give it one)")}},
+			}},
+			{Name: "interpreters", Regions: []status.Region{{Name: "zurich", Use: true, Rungs: []status.Rung{rung("udp:3478", "down", "connection refused")}}}},
+		},
+		CallServers: []status.CallServer{
+			{Service: "calls", Host: "call.example.net", Probe: "HTTPS", State: "up", RTTms: 21},
+			{Service: "calls", Host: "call.example.net", Probe: "WebSocket", State: "down", Why: "It answered 200: its path is another one, or something on the way takes the upgrade out."},
+			{Service: "interpreters", Host: "video.interpreters-with-a-very-long-name.hospital.example.org", Probe: "HTTPS", State: "unknown"},
+		},
+		Certificates: []status.Certificate{
+			{Names: []string{"gw.hospital.example", "calls.hospital.example"}, Issuer: "Hospital Issuing CA 3", Begins: now.AddDate(-1, 0, 0), Expires: now.AddDate(0, 0, 3), Source: "files", Trusted: true, Problem: "tls.files[0].cert: /etc/hafen/gw.crt is empty"},
+			{Names: []string{"pac.hospital.example"}, Source: "acme"},
+		},
+		Sessions: []status.Session{
+			{Kind: "TURN tls", Client: "10.20.3.0/24", Service: "calls", Region: "frankfurt", Rung: "udp:3478", RTTms: 12, QueueMS: 81, Dropped: 1234, Age: 10 * time.Minute},
+			{Kind: "websocket", Client: "2001:db8:1234::/48", Service: "calls", Target: "call.example.net", Age: 3 * time.Hour},
+		},
+		Refused:   []status.Refused{{Network: "10.9.9.0/24", Count: 1234, Last: now, Write: "clients: [10.0.0.0/9, 10.9.9.0/24]"}},
+		Limits:    []status.Limit{{Key: "limits.allocations", Used: 3900, Max: 4000}, {Key: "limits.connections_per_client", Used: 40, Max: 40, PerClient: true, Refused: 12}},
+		SelfTests: []status.SelfTest{{Kind: "disk", State: "warn", Sentence: "The disk of data_dir is nearly full: 312 MiB are free.", Advice: "Make room below /var/lib/hafen: certificates, reports and the audit log can't be kept on a full disk.", Works: "Calls are not affected."}, {Kind: "audit-log", State: "skipped", Sentence: "There is no audit log."}},
+		Events: []status.Event{
+			{Time: now, Kind: "incident", Sentence: "No relay of interpreters can be reached: calls have no sound and no picture.", Advice: "Let this machine reach the relays over UDP 3478, or at least TCP 443."},
+			{Time: now, Kind: "rung_down", About: "calls/dublin", Sentence: "udp:3478: no answer for 2s"},
+		},
+		Runs: []status.Run{{Time: now, Code: "K7QF-2M", Verdict: "fail", Cause: "websocket-blocked"}},
+		Peers: []status.Peer{
+			{Host: "gw1", Self: true, Version: "test", Verdict: "down", Sentence: "No relay of interpreters can be reached: calls have no sound and no picture.", Uptime: 50 * time.Hour},
+			{Host: "gw2", Version: "test", Verdict: "ok", Missing: true, Silent: 3 * time.Minute},
+		},
+		Sites: []status.Site{{Name: "Klinikum am Stadthafen, Haus Süd", Clients: 312, Fetched: 300, Through: 280, Direct: 12, Failed: 4}},
+	}
+	s.Judge()
 	return s
 }
 

@@ -43,9 +43,8 @@ const (
 
 // Judge finds everything that is wrong in the rest of the snapshot, the worst first, and makes the verdict of it.
 func (s *Snapshot) Judge() {
-	s.Faults = slices.Concat(
-		s.regionFaults(), s.certificateFaults(), s.callServerFaults(), s.limitFaults(), s.selfTestFaults(), s.drainFaults(), s.trustFaults(),
-	)
+	s.Faults = slices.Concat(s.regionFaults(), s.certificateFaults(), s.callServerFaults(), s.limitFaults(), s.selfTestFaults(), s.drainFaults())
+	s.Faults = append(s.Faults, s.trustFaults(len(s.Faults) == 0)...)
 	levels := []string{Critical, Warning, Notice}
 	slices.SortStableFunc(s.Faults, func(a, b Fault) int { return cmp.Compare(slices.Index(levels, a.Level), slices.Index(levels, b.Level)) })
 	if len(s.Faults) == 0 {
@@ -169,7 +168,7 @@ func (s *Snapshot) callServerFaults() (all []Fault) {
 		var f Fault
 		switch {
 		case hosts[host]:
-			f = newFault("call-server-check", c.Host+" "+c.Probe, Warning, sentence, advice, "Its other ways work; browsers fall back to them.")
+			f = newFault("call-server-check", c.Host+" "+c.Probe, Warning, sentence, c.Why+c.checkAdvice(), "Its other ways work; browsers fall back to them.")
 		case services[c.Service]:
 			f = newFault("call-server-down", c.Host, Warning, sentence, advice, "Other call servers of the service answer.")
 		default:
@@ -180,6 +179,17 @@ func (s *Snapshot) callServerFaults() (all []Fault) {
 		all = append(all, f)
 	}
 	return all
+}
+
+// checkAdvice is for a way that does not work to a server that another way gets through to.
+func (c CallServer) checkAdvice() string {
+	switch c.Probe {
+	case "WebSocket":
+		return " Exempt it from application filters, WebSockets must pass; is probes.websocket right?"
+	case "long-poll":
+		return " Raise idle time-outs on the way to 3600 s; is probes.longpoll right?"
+	}
+	return " Let this machine reach it on TCP 443."
 }
 
 func (s *Snapshot) limitFaults() (all []Fault) {
@@ -228,10 +238,15 @@ func (s *Snapshot) drainFaults() []Fault {
 	return []Fault{newFault("draining", "", Notice, "The gateway is draining: it takes no new work and ends when its live sessions have ended.", "", "Sessions that run go on.")}
 }
 
-func (s *Snapshot) trustFaults() []Fault {
+// trustFaults: alone says that nothing else is wrong.
+func (s *Snapshot) trustFaults(alone bool) []Fault {
+	sentence := "Browsers trust the gateway's certificate only where its root is installed."
+	if alone {
+		sentence = "All ways are open, but browsers trust the gateway's certificate only where its root is installed."
+	}
 	for _, c := range s.Certificates {
 		if !c.Trusted {
-			return []Fault{newFault("untrusted", "", Notice, "All ways are open, but browsers trust the gateway's certificate only where its root is installed.",
+			return []Fault{newFault("untrusted", "", Notice, sentence,
 				"Install the root (`hafen ca`) on the PCs, or use a certificate of the company's CA: without one TURN over TLS does not work.", "Everything works where the root is installed.")}
 		}
 	}

@@ -75,7 +75,7 @@ func (p *phrases) in(lang, text string) string {
 	if len(book) == 0 || text == "" || len(text) > maxPhrase {
 		return text
 	}
-	return translate(book, text, 4)
+	return translate(book, text, 6)
 }
 
 // translate looks for a phrase that is the whole text, then for the parts of a list. depth bounds phrases in phrases.
@@ -135,6 +135,7 @@ func (s Snapshot) in(p *phrases, lang string) Snapshot {
 	s.CallServers = each(s.CallServers, func(c *CallServer) { say(&c.Why) })
 	s.Certificates = each(s.Certificates, func(c *Certificate) { say(&c.Problem) })
 	s.Events = each(s.Events, func(e *Event) { say(&e.Sentence, &e.Advice) })
+	s.Peers = each(s.Peers, func(p *Peer) { say(&p.Sentence) })
 	s.SelfTests = each(s.SelfTests, func(t *SelfTest) { say(&t.Sentence, &t.Advice, &t.Works) })
 	return s
 }

@@ -23,6 +23,7 @@ func WriteText(out io.Writer, s Snapshot) {
 	if s.Advice != "" {
 		fmt.Fprintf(out, "  → %s\n", s.Advice)
 	}
+	writeFaults(out, s.Faults)
 	fmt.Fprintf(out, "\n%s, hafen %s, up %s\n", s.Name, s.Version, s.Uptime.Round(time.Second))
 	c := s.Counts
 	fmt.Fprintf(out, "%d allocations, %d WebSockets, %d long-polls, %d tunnels, %d connections\n", c.Allocations, c.WebSockets, c.LongPolls, c.Tunnels, c.Connections)
@@ -74,14 +75,27 @@ func WriteText(out io.Writer, s Snapshot) {
 	}
 }
 
+// writeFaults tells what is wrong beside the worst, which is the verdict.
+func writeFaults(out io.Writer, faults []Fault) {
+	if len(faults) > 0 && faults[0].Works != "" {
+		fmt.Fprintf(out, "  %s\n", faults[0].Works)
+	}
+	for _, f := range faults[min(1, len(faults)):] {
+		fmt.Fprintf(out, "%s %s\n", sign(f.Level), f.Sentence)
+		if f.Advice != "" {
+			fmt.Fprintf(out, "  → %s\n", f.Advice)
+		}
+	}
+}
+
 // sign is a state as one character, never colour alone.
 func sign(state string) string {
 	switch state {
 	case "ok", "up":
 		return "✓"
-	case "degraded", "warn":
+	case "degraded", "warn", Warning:
 		return "!"
-	case "down", "fail":
+	case "down", "fail", Critical:
 		return "✕"
 	}
 	return "?"

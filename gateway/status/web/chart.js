@@ -69,7 +69,7 @@ export class Chart {
   }
 
   moment() {
-    return this.cursor === null ? this.words.now : `${this.words.at} ${new Date(this.times[this.cursor]).toLocaleTimeString(document.documentElement.lang)}`;
+    return this.cursor === null ? this.words.now : `${this.words.at} ${new Date(this.times[this.cursor]).toLocaleTimeString(document.documentElement.lang, { hourCycle: 'h23' })}`;
   }
 
   summary() {

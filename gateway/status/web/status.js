@@ -4,9 +4,10 @@
 import { Chart, bar, strip } from './chart.js';
 
 const words = JSON.parse(document.getElementById('verdict').dataset.texts);
-const t = (key) => words[key] ?? key;
+const t = (key, values = {}) => (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? '');
 const lang = document.documentElement.lang;
-const number = new Intl.NumberFormat(lang, { maximumFractionDigits: 1 });
+const locale = lang === 'en' ? 'en-GB' : lang; // the day before the month, and 24 hours
+const number = new Intl.NumberFormat(locale, { maximumFractionDigits: 1 });
 const at = (id) => document.getElementById(id);
 
 function element(name, text, className) {
@@ -14,6 +15,32 @@ function element(name, text, className) {
   if (text !== undefined) e.textContent = text;
   if (className) e.className = className;
   return e;
+}
+
+// prose is a sentence; what stands between backticks in it is to be typed.
+function prose(text) {
+  return text.split('`').map((part, i) => (i % 2 ? element('code', part) : document.createTextNode(part)));
+}
+
+function paragraph(text, className) {
+  const p = element('p', undefined, className);
+  p.append(...prose(text));
+  return p;
+}
+
+function span(text) {
+  const e = element('span');
+  e.append(...prose(text));
+  return e;
+}
+
+// say changes a text only when it is another one: it is read aloud each time.
+function say(id, text) {
+  const e = at(id);
+  if (e.dataset.said === text) return;
+  e.dataset.said = text;
+  e.hidden = !text;
+  e.replaceChildren(...prose(text));
 }
 
 const signals = {
@@ -25,14 +52,16 @@ const signal = (state) => signals[state] ?? ['none', '?'];
 function signalled(state, text) {
   const [name, sign] = signal(state);
   const outer = element('span', undefined, name);
-  outer.append(element('span', `${sign} ${text}`, 'signal'));
+  const inner = element('span', `${sign} `, 'signal');
+  inner.append(...prose(text));
+  outer.append(inner);
   return outer;
 }
 
 const ms = (v) => (v > 0 ? `${number.format(v < 10 ? v : Math.round(v))} ms` : '');
-const clock = (time) => new Date(time).toLocaleTimeString(lang);
-const moment = (time) => new Date(time).toLocaleString(lang, { dateStyle: 'short', timeStyle: 'medium' });
-const day = (time) => new Date(time).toLocaleDateString(lang);
+const clock = (time) => new Date(time).toLocaleTimeString(locale);
+const moment = (time) => new Date(time).toLocaleString(locale, { dateStyle: 'medium', timeStyle: 'medium' });
+const day = (time) => new Date(time).toLocaleDateString(locale, { dateStyle: 'medium' });
 
 function age(ns) {
   const s = Math.floor(ns / 1e9);
@@ -47,7 +76,18 @@ function rate(bits) {
   return `${number.format(Math.round(bits / 1e3))} kbit/s`;
 }
 
+// Lists are written anew only when something in them has changed: who marks a line to copy it, or stands on a link, is not disturbed.
+const written = new Map();
+
+function changed(id, content) {
+  const now = JSON.stringify(content ?? null);
+  if (written.get(id) === now) return false;
+  written.set(id, now);
+  return true;
+}
+
 function list(id, items, row) {
+  if (!changed(id, items)) return;
   const ul = at(id);
   ul.replaceChildren(...(items ?? []).map((item) => {
     const li = element('li');
@@ -57,38 +97,44 @@ function list(id, items, row) {
   if (!ul.children.length) ul.append(element('li', t('status.none'), 'small'));
 }
 
-function pairs(id, rows) {
-  at(id).replaceChildren(...rows.flatMap(([name, value]) => [element('dt', name), element('dd', value)]));
+function figures(id, rows) {
+  at(id).replaceChildren(...rows.map(([name, value]) => {
+    const div = element('div');
+    div.append(element('dt', name), element('dd', value));
+    return div;
+  }));
+}
+
+function withRole(e, role) {
+  e.setAttribute('role', role); // a telephone shows tables as blocks, and then browsers forget what they are
+  return e;
 }
 
 function table(id, heads, rows) {
-  const head = element('tr');
-  head.append(...heads.map(([text, className]) => {
-    const th = element('th', text, className);
-    th.scope = 'col';
-    return th;
-  }));
+  const head = withRole(element('tr'), 'row');
+  head.append(...heads.map(([text, className]) => withRole(element('th', text, className), 'columnheader')));
   const body = rows.map((cells) => {
-    const tr = element('tr');
-    cells.forEach((cell, i) => {
-      const td = element('td', undefined, heads[i][1]);
-      td.append(cell);
-      tr.append(td);
-    });
+    const tr = withRole(element('tr'), 'row');
+    tr.append(...cells.map((cell, i) => {
+      const td = withRole(element('td', undefined, i ? heads[i][1] : 'first'), 'cell');
+      td.dataset.label = heads[i][0];
+      if (cell !== '') td.append(cell);
+      return td;
+    }));
     return tr;
   });
   if (!body.length) {
-    const tr = element('tr');
-    const td = element('td', t('status.none'), 'small');
+    const td = withRole(element('td', t('status.none'), 'small'), 'cell');
     td.colSpan = heads.length;
+    const tr = withRole(element('tr'), 'row');
     tr.append(td);
     body.push(tr);
   }
-  const thead = element('thead');
+  const thead = withRole(element('thead'), 'rowgroup');
   thead.append(head);
-  const tbody = element('tbody');
+  const tbody = withRole(element('tbody'), 'rowgroup');
   tbody.append(...body);
-  at(id).replaceChildren(thead, tbody);
+  withRole(at(id), 'table').replaceChildren(thead, tbody);
 }
 
 // The last five minutes: the gateway tells them when the page opens, and from then on a sample is made of each snapshot.
@@ -119,7 +165,7 @@ function sample(s) {
 const chartWords = { now: t('status.nowword'), at: t('status.at'), most: t('status.most'), minutes: t('status.minutes') };
 const charts = {
   traffic: new Chart(at('chart-traffic'), t('status.traffic'), rate, chartWords),
-  sessions: new Chart(at('chart-sessions'), t('status.allocations'), (v) => number.format(v), chartWords),
+  sessions: new Chart(at('chart-sessions'), t('status.sessionsnow'), (v) => number.format(v), chartWords),
   rtt: new Chart(at('chart-rtt'), t('status.rtt'), (v) => `${number.format(v)} ms`, chartWords),
   queue: new Chart(at('chart-queue'), t('status.queue'), (v) => `${number.format(v)} ms`, chartWords),
 };
@@ -142,20 +188,103 @@ function showRegions(s) {
     const states = samples.map((p) => p.rungs?.[`${svc.name}/${r.name}/${g.name}`] ?? 'unknown');
     const down = states.filter((x) => x === 'down').length;
     const name = i ? '' : signalled(r.up ? 'up' : r.use ? 'down' : 'unknown', `${svc.name}/${r.name}${r.name === svc.chosen ? ` · ${t('status.nearest')}` : ''}`);
-    return [name, signalled(g.state, g.name), ms(g.rtt_ms), strip(states, `${g.name}: ${t('status.downfor')} ${down * 2} s`), g.why ?? ''];
+    return [name, signalled(g.state, g.name), ms(g.rtt_ms), strip(states, `${g.name}: ${t('status.downfor')} ${down * 2} s`), g.why ? span(g.why) : ''];
   })));
-  table('regions', [[t('status.region')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.history')], [t('status.why')]], rows);
+  table('regions', [[t('status.region')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.history')], [t('status.why'), 'why']], rows);
 }
 
+const manual = (f) => [f.works, `${t('status.manual')}: \`${f.manual}\``].filter(Boolean).join(' ');
+
+// The worst fault is the verdict; the list has the others.
 function showFaults(s) {
-  const faults = s.faults ?? [];
-  at('faults').hidden = faults.length < 2 && !faults[0]?.works;
-  list('faultlist', faults, (f) => {
+  const [worst, ...others] = s.faults ?? [];
+  say('sentence', s.sentence);
+  say('advice', s.advice ?? '');
+  say('works', worst ? manual(worst) : '');
+  at('faults').hidden = !others.length;
+  list('faultlist', others, (f) => {
     const parts = [signalled(f.level, f.sentence)];
-    if (f.advice) parts.push(element('p', f.advice));
-    parts.push(element('p', [f.works, `${t('status.manual')}: ${f.manual}`].filter(Boolean).join(' '), 'small'));
+    if (f.advice) parts.push(paragraph(f.advice));
+    parts.push(paragraph(manual(f), 'small'));
     return parts;
   });
+}
+
+function showServers(s) {
+  list('servers', s.call_servers, (x) => {
+    const parts = [signalled(x.state, x.host), element('span', ` ${[x.probe, ms(x.rtt_ms)].filter(Boolean).join(' · ')}`, 'small')];
+    if (x.why) parts.push(paragraph(x.why, 'small'));
+    return parts;
+  });
+}
+
+function certificateState(x) {
+  const ends = Date.parse(x.expires);
+  if (ends <= 0) return signalled('fail', t('status.certnone')); // no time at all
+  if (x.days < 0) return signalled('fail', t('status.certended', { day: day(ends) }));
+  return signalled(x.problem || x.soon ? 'warn' : 'ok', t('status.certlife', { day: day(ends), days: number.format(x.days) }));
+}
+
+function showCertificates(s) {
+  const soon = (s.faults ?? []).some((f) => f.kind === 'certificate-ends');
+  const all = (s.certificates ?? []).map((x) => ({ ...x, days: Math.floor((Date.parse(x.expires) - Date.parse(s.time)) / 864e5) }));
+  list('certificates', all.map((x) => ({ ...x, soon: soon && x.days < 14 })), (x) => {
+    const parts = [certificateState(x), element('p', (x.names ?? []).join(', '), 'small'), element('p', [x.issuer, x.source].filter(Boolean).join(' · '), 'small')];
+    if (x.problem) parts.push(paragraph(x.problem));
+    return parts;
+  });
+}
+
+function showRefused(s) {
+  list('refused', s.refused, (x) => [element('strong', `${x.network} × ${number.format(x.count)}`), element('span', ` ${t('status.last')} ${clock(x.last)}`, 'small'),
+    element('p', t('status.refusedwrite'), 'small'), element('p', x.write, 'small code')]);
+}
+
+// What went down and what came up again bear a sign; the rest are notes.
+function eventSign(kind) {
+  if (/_down$|^incident$/.test(kind)) return signalled('warn', '');
+  if (/_up$|^incident_over$/.test(kind)) return signalled('ok', '');
+  return '';
+}
+
+function showEvents(s) {
+  list('events', s.events, (x) => {
+    const parts = [element('span', `${moment(x.time)} `, 'small'), eventSign(x.kind), ...prose(x.about ? `${x.about}: ${x.sentence}` : x.sentence)];
+    if (x.advice) parts.push(paragraph(x.advice, 'small'));
+    return parts;
+  });
+}
+
+function showRuns(s) {
+  list('runs', s.precall_runs, (x) => {
+    const [name, sign] = signal(x.verdict);
+    const link = element('a', x.code);
+    link.href = `/status/helpdesk/?code=${encodeURIComponent(x.code)}`;
+    const mark = element('span', undefined, name);
+    mark.append(element('span', `${sign} `, 'signal'));
+    return [mark, link, element('span', ` ${moment(x.time)} ${x.cause ?? ''}`, 'small')];
+  });
+}
+
+function showPeers(s) {
+  const peers = s.gateways ?? [];
+  at('peercard').hidden = !peers.length;
+  table('peers', [[t('status.peer')], [t('status.version')], [t('status.allocations'), 'n'], [t('status.websockets'), 'n'], [t('status.uptime'), 'n'], [t('status.state'), 'why']],
+    peers.map((x) => [signalled(x.missing ? 'down' : x.verdict, x.self ? `${x.host} · ${t('status.thisone')}` : x.host), x.version, number.format(x.counts.allocations),
+      number.format(x.counts.websockets), age(x.uptime_ns), x.missing ? t('status.silent', { age: age(x.silent_ns) }) : x.draining ? t('status.draining') : x.sentence]));
+}
+
+const kinds = { websocket: 'WebSocket', 'long-poll': 'Long-poll' };
+
+function showSessions(s) {
+  const sessions = s.sessions ?? [];
+  const c = s.counts;
+  const all = c.allocations + c.websockets + c.longpolls + c.tunnels;
+  at('sessionsnote').hidden = all <= sessions.length || sessions.length < 200;
+  at('sessionsnote').textContent = t('status.sessionsnote', { shown: number.format(sessions.length), all: number.format(all) });
+  table('sessions', [[t('status.kind')], [t('status.client')], [t('status.service')], [t('status.target')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.queue'), 'n'],
+    [t('status.dropped'), 'n'], [t('status.age'), 'n']], sessions.map((x) => [kinds[x.kind] ?? x.kind, x.client, x.service ?? '', x.region ?? x.target ?? '', x.rung ?? '',
+    ms(x.rtt_ms), ms(x.queue_ms), x.dropped ? number.format(x.dropped) : '', age(x.age_ns)]));
 }
 
 function showSites(s) {
@@ -180,33 +309,26 @@ function show(s) {
   sample(s);
   const [name] = signal(s.verdict);
   at('verdict').className = `panel verdict ${name}`;
-  if (at('sentence').textContent !== s.sentence) at('sentence').textContent = s.sentence;
-  at('advice').hidden = !s.advice;
-  if (at('advice').textContent !== (s.advice ?? '')) at('advice').textContent = s.advice ?? '';
-  at('facts').textContent = `${s.name} · hafen ${s.version} · ${t('status.uptime')} ${age(s.uptime_ns)} · ${clock(s.time)}`;
   showFaults(s);
+  at('facts').textContent = `${s.name} · hafen ${s.version} · ${t('status.uptime')} ${age(s.uptime_ns)} · ${clock(s.time)}`;
   const c = s.counts;
   const newest = samples.at(-1) ?? { up: 0, down: 0 };
-  pairs('counts', [[t('status.allocations'), number.format(c.allocations)], [t('status.websockets'), number.format(c.websockets)], [t('status.longpolls'), number.format(c.longpolls)],
+  figures('counts', [[t('status.allocations'), number.format(c.allocations)], [t('status.websockets'), number.format(c.websockets)], [t('status.longpolls'), number.format(c.longpolls)],
     [t('status.tunnels'), number.format(c.tunnels)], [t('status.connections'), number.format(c.connections)],
     [`${t('status.traffic')} ${t('status.up')}`, rate(newest.up)], [`${t('status.traffic')} ${t('status.down')}`, rate(newest.down)]]);
   drawCharts(s);
   showRegions(s);
-  list('servers', s.call_servers, (x) => [signalled(x.state, x.host), element('span', ` ${x.probe} ${ms(x.rtt_ms)} ${x.why ?? ''}`, 'small')]);
-  list('certificates', s.certificates, (x) => {
-    const parts = [element('strong', (x.names ?? []).join(', ')), element('span', ` ${t('status.until')} ${day(x.expires)} · ${x.source}`, 'small')];
-    if (x.problem) parts.push(element('p', x.problem, 'small'));
-    return parts;
-  });
-  list('selftests', s.self_tests, (x) => [signalled(x.state === 'skipped' ? 'unknown' : x.state, x.sentence), element('p', x.advice ?? '', 'small')]);
+  showServers(s);
+  showCertificates(s);
+  list('selftests', s.self_tests, (x) => [signalled(x.state === 'skipped' ? 'unknown' : x.state, x.sentence), ...(x.advice ? [paragraph(x.advice, 'small')] : [])]);
   showLimits(s);
-  list('refused', s.refused, (x) => [element('strong', `${x.network} × ${number.format(x.count)}`), element('span', ` ${t('status.last')} ${clock(x.last)}`, 'small'), element('p', x.write, 'small code')]);
-  list('events', s.events, (x) => [element('span', `${moment(x.time)} `, 'small'), element('strong', x.about ? `${x.about} ` : ''), element('span', x.sentence), element('p', x.advice ?? '', 'small')]);
-  list('runs', s.precall_runs, (x) => [signalled(x.verdict, x.code), element('span', ` ${clock(x.time)} ${x.cause ?? ''}`, 'small')]);
+  showRefused(s);
+  showEvents(s);
+  showRuns(s);
+  showPeers(s);
   showSites(s);
+  showSessions(s);
   if (at('draincard')) at('draincard').hidden = s.draining;
-  table('sessions', [[t('status.kind')], [t('status.client')], [t('status.region')], [t('status.rung')], [t('status.rtt'), 'n'], [t('status.queue'), 'n'], [t('status.dropped'), 'n'], [t('status.age'), 'n']],
-    (s.sessions ?? []).map((x) => [x.kind, x.client, x.region ?? x.target ?? '', x.rung ?? '', ms(x.rtt_ms), ms(x.queue_ms), number.format(x.dropped), age(x.age_ns)]));
 }
 
 // Asking at intervals is for when there is no stream: too many pages are open, or something on the way holds it back.
