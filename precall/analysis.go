@@ -97,6 +97,7 @@ func newEvidence(m Measurements, g Gateway, t Thresholds) *evidence {
 	e.judgeGateway()
 	e.judgeCallServers()
 	e.judgeDirectWays()
+	e.judgeBusy()
 	e.derive()
 	return e
 }
@@ -132,6 +133,8 @@ func (e *evidence) refine(j *Judged, c Measured) {
 		j.Error = "" // encoders start small; that a wide line held them down for a moment is nothing to tell
 	case c.ID == "camera" && c.Error == "missing", c.ID == "microphone" && c.Error == "clipping", c.ID == "echo" && c.Error == "heard":
 		j.Verdict = Warn // a call with sound alone is a call
+	case strings.HasPrefix(c.ID, "bandwidth-") && c.Value != nil && *c.Value >= enoughKbits:
+		j.Error = "enough"
 	case c.ID == "call-server:longpoll" && c.Value != nil:
 		j.Params = map[string]float64{"seconds": *c.Value, "asked": float64(e.m.Hold)}
 	case c.ID == "rtt" && c.Value != nil:
@@ -178,6 +181,9 @@ func (e *evidence) judgeValue(c Measured) Verdict {
 	}
 	return Pass
 }
+
+// enoughKbits is where the page stops loading a line: it carries many calls.
+const enoughKbits = 10_000
 
 // cpuLimits: by how many milliseconds a browser may run late, most of the time, before sound and picture suffer. They are about
 // computers, not about a house's network, and so are no settings.

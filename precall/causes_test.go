@@ -122,7 +122,12 @@ func TestCausesOfTheRest(t *testing.T) {
 		{
 			"late, and so the line looks bad", allFine().with(Measured{ID: "cpu", Result: OK, Value: value(700)}).with(Measured{ID: "jitter", Result: OK, Value: value(45)}),
 			cloudKnown(),
-			[]string{"cpu-limited", "jitter-high"},
+			[]string{"cpu-limited"},
+		},
+		{
+			"late, and the line is bad all the same", allFine().with(Measured{ID: "cpu", Result: OK, Value: value(300)}).with(Measured{ID: "rtt", Result: OK, Value: value(800)}),
+			cloudKnown(),
+			[]string{"cpu-limited", "latency-high"},
 		},
 		{"intercepted", allFine(), cloudKnown(func(g *Gateway) { g.Seen.TLS = Handshake{Judged: true, Intercepted: true, Missing: "GREASE"} }), []string{"tls-intercepted"}},
 		{"Via", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Headers = []string{"Via"} }), []string{"tls-intercepted"}},

@@ -96,6 +96,40 @@ func (e *evidence) judgeDirectWays() {
 	}
 }
 
+// ofLine are the checks that say how good a line is.
+var ofLine = []string{"rtt", "jitter", "loss", "bandwidth-up", "bandwidth-down", "latency-under-load", "relay:media"}
+
+// judgeBusy takes back what was said against the line where the computer was too busy to measure it: what its own lateness explains is no
+// fault of the network. What is good all the same stays good.
+func (e *evidence) judgeBusy() {
+	if !e.starved() {
+		return
+	}
+	late := *e.check("cpu").Value
+	for i := range e.checks {
+		c := &e.checks[i]
+		if !slices.Contains(ofLine, c.ID) || !bad(*c) || c.ID == "relay:media" && c.Error != "bandwidth" || e.badAnyway(*c, late) {
+			continue
+		}
+		c.Verdict, c.Error, c.Params = VerdictUnknown, "busy", nil
+	}
+}
+
+// badAnyway reports whether a time would be too long, or a loss too high, even if the page was late by so many milliseconds.
+func (e *evidence) badAnyway(c Judged, late float64) bool {
+	switch c.ID {
+	case "rtt":
+		return e.t.atMost("rtt", max(*c.Value-late, c.Params["far"])) != Pass
+	case "jitter":
+		return e.t.below("jitter", *c.Value-late) != Pass
+	case "latency-under-load":
+		return e.t.below("latency_under_load", *c.Value-late) != Pass
+	case "loss":
+		return c.Verdict == Fail
+	}
+	return false
+}
+
 // derive adds the checks that follow from both halves together.
 func (e *evidence) derive() {
 	ahead := math.Round(e.g.ClockAhead.Seconds()*10)/10 + 0 // + 0: a clock a little behind is not at -0 s
@@ -114,6 +148,10 @@ func (e *evidence) derive() {
 func (e *evidence) deriveMOS() {
 	rtt, jitter, loss := e.check("rtt"), e.check("jitter"), e.check("loss")
 	if rtt.Value == nil || loss.Value == nil {
+		return
+	}
+	if slices.ContainsFunc([]Judged{rtt, jitter, loss}, func(c Judged) bool { return c.Error == "busy" }) {
+		e.checks = append(e.checks, Judged{ID: "mos", Level: rtt.Level, Verdict: VerdictUnknown, Error: "busy"})
 		return
 	}
 	held := 0.0

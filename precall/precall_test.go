@@ -335,7 +335,7 @@ func TestMessagesAreWhole(t *testing.T) {
 		used = append(used, "cause."+id+".user.gateway", "cause."+id+".it.gateway")
 	}
 	for _, word := range []string{
-		"onward", "not-needed", "only-the-gateway-knows", "through-gateway", "way-routed", "way-passthrough", "way-connect", "way-asked", "way-refused",
+		"onward", "busy", "enough", "not-needed", "only-the-gateway-knows", "through-gateway", "way-routed", "way-passthrough", "way-connect", "way-asked", "way-refused",
 		"way-direct", "intercepted", "unjudged", "same-address", "different-addresses",
 	} {
 		used = append(used, "error."+word)

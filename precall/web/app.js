@@ -52,6 +52,7 @@ const show = {
 async function start(seconds, automatic = false) {
   for (const name of ['data-precall', 'data-verdict', 'data-code']) root.removeAttribute(name);
   root.dataset.precall = 'running';
+  const began = performance.now();
   delete window.hafenReport;
   forget();
   $('steps').replaceChildren();
@@ -61,7 +62,9 @@ async function start(seconds, automatic = false) {
   $('run').querySelector('h1').focus({ preventScroll: true });
   current = new Run(seconds, show, { asks: !automatic });
   try {
-    finish(await current.start());
+    const answer = await current.start();
+    performance.measure('precall', { start: began }); // how long it took, for whoever looks at the page from outside
+    finish(answer);
   } catch (error) {
     if (error instanceof Cancelled || current.stop.signal.aborted) {
       delete root.dataset.precall;

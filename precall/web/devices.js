@@ -66,7 +66,7 @@ const tooMany = 1 / 3;
 export async function measureCamera(video, signal) {
   if (!('requestVideoFrameCallback' in video)) return { error: 'unmeasured' };
   const pen = new OffscreenCanvas(160, 120).getContext('2d', { willReadFrequently: true });
-  let [frames, counting, looked, black, same, last, lookedAt] = [0, true, 0, 0, 0, null, 0];
+  let [frames, counting, looked, black, same, last, lookedAt, first] = [0, true, 0, 0, 0, null, 0];
   const look = (now) => {
     if (now - lookedAt < 120) return;
     lookedAt = now;
@@ -82,8 +82,9 @@ export async function measureCamera(video, signal) {
     if (!moved) same += 1;
     last = data;
   };
-  const count = (now) => {
-    frames += 1;
+  const count = (now, { presentedFrames }) => {
+    first ??= presentedFrames - 1;
+    frames = presentedFrames - first; // those that came, also between two calls of this
     look(now);
     if (counting) video.requestVideoFrameCallback(count);
   };

@@ -11,6 +11,8 @@ import { Lateness, median, percentile, sleep } from './wait.js';
 // steps are what is measured, with the seconds that each usually takes; the held requests run beside.
 const usual = { devices: 9, signaling: 2, relays: 8, media: 14, bandwidth: 10 };
 const longest = 60; // what holds longer is the long run, which looks at media for longer too
+const quick = 58; // seconds that a quick run takes at most; what is slow leaves less time for what comes after it
+const judging = 4; // of them for the gateway, to measure its own half
 
 // Run measures. `show` has functions of the page: progress, step, hold, check, camera, level.
 export class Run {
@@ -18,7 +20,8 @@ export class Run {
     this.seconds = seconds;
     this.show = show;
     this.asks = asks; // somebody is there to be asked
-    this.mediaSeconds = seconds > longest ? 60 : 10;
+    this.long = seconds > longest;
+    this.mediaSeconds = this.long ? 60 : 10;
     this.steps = { ...usual, media: usual.media - 10 + this.mediaSeconds };
     this.stop = new AbortController();
     this.checks = [];
@@ -83,6 +86,14 @@ export class Run {
     }
   }
 
+  // upTo gives the seconds that something may take: `most`, less where a quick run would become a long one, and at least `least`. `after` is
+  // what is still to come.
+  upTo(most, least, after) {
+    if (this.long) return most;
+    const left = quick - judging - after - (performance.now() - this.began - (this.asked ?? 0)) / 1000;
+    return Math.max(least, Math.min(most, left));
+  }
+
   measurements() {
     const connection = { wifi: 'wifi', ethernet: 'ethernet', cellular: 'cellular' }[navigator.connection?.type] ?? '';
     const series = [...this.series].map(([id, { every, values }]) => ({ id, every, values: values.slice(0, 400) }));
@@ -125,7 +136,7 @@ export class Run {
 
   // chart adds a value to a series of the report and to its picture.
   chart(id, every, value) {
-    if (!Number.isFinite(value)) return;
+    if (!(value >= 0 && value <= 1e7)) return; // what the gateway takes
     if (!this.series.has(id)) this.series.set(id, { every, values: [] });
     this.series.get(id).values.push(Math.round(value * 10) / 10);
     if (id === 'rtt') this.charts.rtt.add(value);
@@ -141,6 +152,7 @@ export class Run {
     }
     const start = performance.now();
     const { stream, camera, microphone } = await openDevices(signal);
+    this.asked = performance.now() - start; // the time that a person took to answer is theirs
     this.stream = stream ?? new MediaStream();
     this.cleanup.push(() => this.stream.getTracks().forEach((track) => track.stop()));
     const pick = new DevicePick((kind, id) => this.choose(kind, id));
@@ -313,13 +325,14 @@ export class Run {
     const cloud = this.plan.cloud && { ...best, server: { ...this.plan.cloud, urls: best.url } };
     let [way, level] = cloud ? [cloud, 'media'] : [best, 'gateway'];
     let loop = new Loop(way.server);
-    let problem = await loop.connect(10000, signal);
+    const patience = 1000 * this.upTo(10, 6, 25);
+    let problem = await loop.connect(patience, signal);
     if (problem && cloud) {
       this.record('relay:media', { result: 'fail', error: problem, level, detail: loop.said }, best.url);
       loop.close();
       [way, level] = [best, 'gateway'];
       loop = new Loop(way.server);
-      problem = await loop.connect(10000, signal);
+      problem = await loop.connect(patience, signal);
     }
     const rest = problem ? { times: [], lost: 0 } : await loop.ping(60, 40, signal);
     const rtt = rest.times.length ? median(rest.times) / 2 : best.rtt;
@@ -329,7 +342,7 @@ export class Run {
     if (made) this.cleanup.push(made.stop);
     const start = performance.now();
     const show = (kbits) => this.chart('bitrate-up', 1, kbits);
-    const { media, loss, jitter } = await loopMedia(way, made?.stream ?? devices, this.mediaSeconds, show, signal);
+    const { media, loss, jitter } = await loopMedia(way, made?.stream ?? devices, Math.round(this.upTo(this.mediaSeconds, 5, 12)), show, signal);
     const ms = performance.now() - start;
     this.record('relay:media', { ...media, level, ms }, way === best && cloud ? '' : best.url);
     const known = (value) => (value === undefined ? { result: 'unknown', error: 'unmeasured' } : { result: 'ok', level, value, ms });
@@ -345,21 +358,26 @@ export class Run {
     const loaded = async (work) => {
       const over = new AbortController();
       const pings = probe?.loop.ping(400, 50, AbortSignal.any ? AbortSignal.any([over.signal, signal]) : signal).catch(() => undefined);
-      const before = probe?.loop.times.length ?? 0;
+      const times = () => probe?.loop.times ?? [];
+      const before = times().length;
+      let full = Infinity; // from which on the load is there
+      const begun = setTimeout(() => { full = times().length; }, 1000);
       const measured = await this.timed(work());
-      const times = probe?.loop.times.slice(before) ?? [];
+      clearTimeout(begun);
       over.abort();
+      const loadedTimes = times().slice(full);
+      times().slice(before).filter((_, i) => i % 5 === 0).forEach((time) => this.chart('rtt', 0.1, time / 2));
       await pings;
-      times.filter((_, i) => i % 5 === 0).forEach((time) => this.chart('rtt', 0.1, time / 2));
-      return { measured, added: times.length > 5 ? Math.max(0, percentile(times, 0.75) / 2 - probe.rtt) : undefined };
+      // A queue delays all; what delays only some is a page that is late itself.
+      return { measured, added: loadedTimes.length > 5 ? Math.max(0, percentile(loadedTimes, 0.25) / 2 - probe.rtt) : undefined };
     };
     if (!this.plan.run) {
       for (const id of ['bandwidth-down', 'bandwidth-up', 'latency-under-load']) this.record(id, skipped);
       return;
     }
-    const down = await loaded(() => loadDown(this.plan.run, 4, (kbits) => this.chart('bitrate-down', 0.25, kbits), signal));
+    const down = await loaded(() => loadDown(this.plan.run, Math.round(this.upTo(4, 2, 7)), (kbits) => this.chart('bitrate-down', 0.25, kbits), signal));
     this.record('bandwidth-down', down.measured);
-    const up = await loaded(() => loadUp(this.plan.run, 7, (kbits) => this.chart('bitrate-up', 1, kbits), signal));
+    const up = await loaded(() => loadUp(this.plan.run, this.upTo(7, 2, 0), (kbits) => this.chart('bitrate-up', 1, kbits), signal));
     this.record('bandwidth-up', up.measured);
     const added = Math.max(down.added ?? -1, up.added ?? -1);
     if (probe) this.record('latency-under-load', added < 0 ? skipped : { result: 'ok', value: Math.round(added * 10) / 10 });

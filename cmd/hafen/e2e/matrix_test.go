@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
 // The fault matrix: real faults, a real Chromium, and the cause that the precall test names first. `make precall-matrix` tries every
@@ -37,7 +40,8 @@ type visit struct {
 	office *namespace
 	flags  []string
 	env    []string
-	hold   int // seconds; 0: 5
+	hold   int    // seconds; 0: 5
+	denies string // a device's permission that is refused: camera, microphone
 	// during is called when the run has begun.
 	during func()
 	// pid is told Chromium's process, and ends when stop is closed.
@@ -59,12 +63,18 @@ type outcome struct {
 	Verdict         string
 	Causes          []string
 	Right           bool
-	Took            time.Duration
+	// Busy: the page itself found that this machine had no time for it, and so said nothing of the line.
+	Busy bool
+	Took time.Duration // the page's own, from the start to the result
+	Report report // for whoever wonders
 }
 
 func (o outcome) String() string {
 	sign := "ok   "
-	if !o.Right {
+	switch {
+	case o.Right && o.Busy:
+		sign = "busy "
+	case !o.Right:
 		sign = "WRONG"
 	}
 	want := o.Want
@@ -74,7 +84,7 @@ func (o outcome) String() string {
 	if o.Also != "" {
 		want += " + " + o.Also
 	}
-	return fmt.Sprintf("%s  %-34s %-44s %-5s %s", sign, o.Row, want, o.Verdict, strings.Join(o.Causes, ", "))
+	return fmt.Sprintf("%s  %-34s %-44s %-5s %4.0f s  %s", sign, o.Row, want, o.Verdict, o.Took.Seconds(), strings.Join(o.Causes, ", "))
 }
 
 // TestPrecallMatrix tries the rows, each in a try of its own if it went wrong: browsers on a busy machine wobble.
@@ -135,21 +145,21 @@ func tryGroup(t *testing.T, g group, rows []fault) {
 }
 
 // tryFault opens the page and holds what it says against what is wrong. A row that goes wrong is tried once more, and that is told:
-// browsers on a busy machine wobble. Where nothing is wrong there is no second try.
+// browsers on a busy machine wobble. Where nothing is wrong there is no second try, but of a machine that the page found too busy: then
+// it has said so, and named nothing else.
 func tryFault(t *testing.T, l *laboratory, f fault, v visit) (o outcome) {
 	times, tries := 1, 2
+	if *matrixAll && f.name == "all fine" {
+		times = *matrixFine
+	}
 	if f.want == "" {
 		tries = 1
-		if *matrixAll && f.name == "all fine" {
-			times = *matrixFine
-		}
 	}
+	busy := 0
 	for range times {
 		for try := 1; try <= tries; try++ {
-			began := time.Now()
 			r := l.visit(t, v)
-			o = outcome{Row: f.name, Want: f.want, Also: f.also, Verdict: r.Verdict, Causes: r.causeIDs(), Took: time.Since(began).Round(time.Second)}
-			o.Right = o.judge()
+			o = judge(f, r)
 			keepOutcome(t, o)
 			if o.Right {
 				t.Log(o)
@@ -161,23 +171,47 @@ func tryFault(t *testing.T, l *laboratory, f fault, v visit) (o outcome) {
 			t.Error(o)
 			return o
 		}
+		if o.Busy {
+			busy++
+		}
+	}
+	if busy > 0 {
+		t.Logf("%s: the machine was too busy in %d of %d runs", f.name, busy, times)
 	}
 	return o
 }
 
-// judge: the fault's cause comes first, a second fault's is among the others; where nothing is wrong nothing is named.
-func (o outcome) judge() bool {
-	if o.Want == "" {
-		return len(o.Causes) == 0
+// judge: the fault's cause comes first, a second fault's is among the others; where nothing is wrong nothing is named. Of a machine that
+// the page measured to be too busy the page says that first; what it says of the line then must still be true.
+func judge(f fault, r report) outcome {
+	o := outcome{Row: f.name, Want: f.want, Also: f.also, Verdict: r.Verdict, Causes: r.causeIDs(), Took: r.took.Round(100 * time.Millisecond), Report: r}
+	causes := o.Causes
+	if f.want != "cpu-limited" && r.late() {
+		o.Busy = true
+		causes = slices.DeleteFunc(slices.Clone(causes), func(id string) bool { return id == "cpu-limited" })
 	}
-	if len(o.Causes) == 0 {
-		return false
+	switch {
+	case r.ID == "": // the gateway took no report, and so has judged nothing
+	case f.want == "":
+		o.Right = len(causes) == 0 && r.Verdict != "fail"
+	case len(causes) == 0:
+		o.Right = o.Busy && slices.Contains(lineCauses, f.want) // nothing was said of a line that could not be measured
+	case f.also == "":
+		o.Right = causes[0] == f.want
+	default:
+		first := causes[0] == f.want || causes[0] == f.also
+		o.Right = first && slices.Contains(causes, f.want) && slices.Contains(causes, f.also)
 	}
-	if o.Also == "" {
-		return o.Causes[0] == o.Want
-	}
-	first := o.Causes[0] == o.Want || o.Causes[0] == o.Also
-	return first && slices.Contains(o.Causes, o.Want) && slices.Contains(o.Causes, o.Also)
+	return o
+}
+
+// lineCauses are those that a page can't tell on a machine that has no time for it.
+var lineCauses = []string{"loss-high", "latency-high", "jitter-high", "bandwidth-low", "bufferbloat"}
+
+// late reports whether the page found its own clockwork too late to measure by.
+func (r report) late() bool {
+	v := r.check("cpu")
+	return v == "warn" || v == "fail" || slices.Contains(r.causeIDs(), "cpu-limited")
 }
 
 // visit runs the test page to its end and returns its report.
@@ -188,6 +222,7 @@ func (l *laboratory) visit(t *testing.T, v visit) report {
 	}
 	b := newBrowserEnv(t, v.office, l.ca, v.env, v.flags...)
 	defer b.proc.stop()
+	b.denies(t, v.denies)
 	page := b.open(t, fmt.Sprintf("https://%s/precall/?autorun=1&hold=%d", gatewayName, v.hold))
 	if v.during != nil {
 		v.during()
@@ -202,7 +237,25 @@ func (l *laboratory) visit(t *testing.T, v visit) report {
 	}, func() string { return page.text("document.body.innerText") })
 	var r report
 	must(t, page.eval("window.hafenReport", &r))
+	var took float64
+	must(t, page.eval("performance.getEntriesByName('precall').at(-1)?.duration ?? 0", &took))
+	r.took = time.Duration(took * float64(time.Millisecond))
 	return r
+}
+
+// denies refuses one device and grants the other, as a person or a policy does: not with Chromium's faked answers, which know both only.
+func (b *browser) denies(t *testing.T, device string) {
+	t.Helper()
+	if device == "" {
+		return
+	}
+	for _, name := range []string{"camera", "microphone"} {
+		setting := map[bool]string{true: "denied", false: "granted"}[name == device]
+		must(t, chromedp.Do(b.ctx, chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+			params := map[string]any{"permission": map[string]any{"name": name}, "setting": setting, "origin": "https://" + gatewayName}
+			return target.Call(ctx, "Browser.setPermission", params, nil)
+		})))
+	}
 }
 
 func (r report) causeIDs() (ids []string) {

@@ -93,7 +93,7 @@ func wayFaults() []fault {
 		}},
 		{name: "two: UDP blocked, camera denied", want: "camera-denied", also: "udp-blocked", make: func(_ *testing.T, l *laboratory) visit {
 			names := map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr, fraName: fraAddr, lonName: lonAddr}
-			return visit{office: l.office("pair1", names, "meta l4proto tcp"), flags: denied}
+			return visit{office: l.office("pair1", names, "meta l4proto tcp"), flags: asked, denies: "camera"}
 		}},
 		{name: "two: WebSocket stripped, microphone silent", want: "microphone-silent", also: "websocket-blocked", make: func(t *testing.T, l *laboratory) visit {
 			return visit{office: l.company(t, "pair2", &middlebox{stripUpgrade: true}), flags: fakeSound(t, func(int) float64 { return 0 })}
@@ -106,8 +106,11 @@ func wayFaults() []fault {
 	}
 }
 
-// denied makes Chromium refuse camera and microphone, as a person or a policy does.
-var denied = []string{"!--use-fake-ui-for-media-stream", "--deny-permission-prompts"}
+// denied makes Chromium refuse camera and microphone, as a person or a policy does; asked leaves it to the permissions.
+var (
+	denied = []string{"!--use-fake-ui-for-media-stream", "--deny-permission-prompts"}
+	asked  = denied[:1]
+)
 
 func deviceFaults() []fault {
 	at := func(name, want string, flags func(t *testing.T) []string) fault {
@@ -115,8 +118,15 @@ func deviceFaults() []fault {
 			return visit{office: l.open("d" + strings.NewReplacer(" ", "", "camera", "c", "microphone", "m").Replace(name)), flags: flags(t)}
 		}}
 	}
+	refused := func(device string) fault {
+		return fault{name: device + " denied", want: device + "-denied", make: func(_ *testing.T, l *laboratory) visit {
+			return visit{office: l.open("dn" + device[:3]), flags: asked, denies: device}
+		}}
+	}
 	return []fault{
-		at("camera denied", "microphone-denied", func(*testing.T) []string { return denied }),
+		at("camera and microphone denied", "microphone-denied", func(*testing.T) []string { return denied }),
+		refused("camera"),
+		refused("microphone"),
 		at("camera missing", "camera-missing", func(*testing.T) []string {
 			return []string{"!--use-fake-device-for-media-stream", "--use-fake-device-for-media-stream=device-count=0"}
 		}),

@@ -31,6 +31,7 @@ type report struct {
 			IT   string `json:"it"`
 		} `json:"advice"`
 	} `json:"causes"`
+	took time.Duration // of the whole run
 }
 
 // precall runs the test page to its end and returns its report.
