@@ -56,8 +56,11 @@ func dnsFailed(e *evidence) []Finding {
 			return told("gateway", when(true, severityOf(up == 0), 0.95, "host", c.Host, "why", orDash(c.Why)))
 		}
 	}
-	host := first(e.lostWith("dns"))
-	found := when(host != "" && len(e.throughProxy()) == 0, e.severityOfLost(host), 0.85, "host", host)
+	confidence, host := 0.85, first(e.lostWith("dns"))
+	if proxied := first(e.lostWith("proxied")); host == "" && proxied != "" {
+		confidence, host = 0.6, proxied // a proxy would know the name, and a firewall that says no looks like one
+	}
+	found := when(host != "" && len(e.throughProxy()) == 0, e.severityOfLost(host), confidence, "host", host)
 	if len(found) > 0 && e.g.PAC {
 		found[0].Note = "or-proxy"
 	}
@@ -88,6 +91,9 @@ func proxyAuth(e *evidence) []Finding {
 		if way == WayAsked {
 			return when(true, Fail, 0.95, "host", host)
 		}
+	}
+	if host := first(e.lostWith("proxied")); host != "" {
+		return when(true, e.severityOfLost(host), 0.8, "host", host)
 	}
 	host := e.refusedAtOnce()
 	return when(host != "", e.severityOfLost(host), 0.6, "host", host)
@@ -130,8 +136,8 @@ func proxyNotUsed(e *evidence) []Finding {
 	switch {
 	case e.refusedAtOnce() != "":
 		confidence = 0.5
-	case len(e.lostWith("dns")) > 0:
-		confidence = 0.6
+	case len(e.lostWith("dns", "proxied")) > 0:
+		confidence = 0.55
 	}
 	return when(true, e.severityOfLost(host), confidence, "host", host)
 }
@@ -139,7 +145,7 @@ func proxyNotUsed(e *evidence) []Finding {
 // notThroughGateway: the same where there is no PAC file: then DNS should lead here.
 func notThroughGateway(e *evidence) []Finding {
 	host := first(e.lost())
-	if host == "" || e.g.PAC || len(e.throughProxy()) > 0 || e.mute() > 0 || len(e.lostWith("dns")) > 0 {
+	if host == "" || e.g.PAC || len(e.throughProxy()) > 0 || e.mute() > 0 || len(e.lostWith("dns", "proxied")) > 0 {
 		return nil
 	}
 	confidence := 0.8

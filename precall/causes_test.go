@@ -61,6 +61,8 @@ func TestCausesOfTheWayToTheCallServer(t *testing.T) {
 		{"passed through, answer unreadable", lost("network", 90), cloudKnown(came(WayPassthrough)), nil},
 		{"no address", lost("dns", 30), cloudKnown(), []string{"dns-failed"}},
 		{"no address, but a PAC file", lost("dns", 30), cloudKnown(pac), []string{"dns-failed", "proxy-not-used"}},
+		{"no address, but somebody answers", lost("proxied", 30), cloudKnown(), []string{"proxy-auth-required", "dns-failed"}},
+		{"no address, somebody answers, a PAC file", lost("proxied", 30), cloudKnown(pac), []string{"proxy-auth-required", "dns-failed", "proxy-not-used"}},
 		{"dropped, a PAC file", lost("timeout", 10000), cloudKnown(pac), []string{"proxy-not-used"}},
 		{"dropped, no PAC file", lost("timeout", 10000), cloudKnown(), []string{"not-through-gateway"}},
 		{"refused at once", lost("network", 80), cloudKnown(pac), []string{"proxy-auth-required", "proxy-not-used"}},

@@ -131,7 +131,7 @@ func measures(id string) (measure, bool) {
 var errorWords = []string{
 	"denied", "missing", "in-use", "insecure", "unsupported", "dismissed", // devices and browser
 	"silent", "clipping", "black", "frozen", "not-heard", "unanswered", "heard", "unmeasured",
-	"network", "closed", "timeout", "cut", "refused", "dns", "not-opened", "no-probe", // signaling
+	"network", "closed", "timeout", "cut", "refused", "dns", "proxied", "not-opened", "no-probe", // signaling
 	"unreached", "unanswered-turn", "credentials", "forbidden", "quota", "no-packets", "bandwidth", "cpu", // relay
 	"no-servers", "not-offered", "no-ipv6", "cancelled", "other",
 }

@@ -95,7 +95,7 @@ export async function measureCamera(video, signal) {
   await sleep(3000, signal);
   counting = false;
   if (document.hidden) return { error: 'unmeasured' };
-  const value = Math.round(((frames - before) / ((performance.now() - start) / 1000)) * 10) / 10;
+  const value = Math.round((frames - before) / ((performance.now() - start) / 1000));
   if (frames === 0) return { value, error: 'frozen' };
   if (looked > 3 && black / looked > tooMany) return { value, error: 'black' };
   return { value, error: looked > 3 && same / looked > tooMany ? 'frozen' : '' };

@@ -25,7 +25,7 @@ function transport(url) {
 }
 
 // reach asks a relay for an allocation. With throw-away credentials a refusal is as good an answer as any: it is there.
-export async function reach(server, signal) {
+export async function reach(server, signal, patience = 15000) {
   const start = performance.now();
   const peer = new RTCPeerConnection({ iceServers: [server], iceTransportPolicy: 'relay' });
   const answered = new Promise((resolve) => {
@@ -42,7 +42,7 @@ export async function reach(server, signal) {
   try {
     peer.createDataChannel('x');
     await peer.setLocalDescription();
-    const found = await within(15000, answered, { result: 'fail', error: 'timeout' }, signal);
+    const found = await within(patience, answered, { result: 'fail', error: 'timeout' }, signal);
     const ms = performance.now() - start;
     return found.result === 'ok' ? { ...found, value: Math.round(ms), ms } : { ...found, ms };
   } catch (error) {
@@ -51,6 +51,21 @@ export async function reach(server, signal) {
   } finally {
     peer.close();
   }
+}
+
+// reachOpenly is reach for a way without TLS. Something that takes the connection and knows no TURN, as a captive portal does, keeps silent as a
+// firewall would; but it can't keep silent to TLS, which then fails at once.
+export async function reachOpenly(server, signal) {
+  const knock = reach({ ...server, urls: server.urls.replace(/^turn:/, 'turns:') }, signal, 5000);
+  const [found, knocked] = await Promise.all([reach(server, signal), knock]);
+  return found.error === 'timeout' && knocked.error === 'unreached' ? { ...found, error: 'unanswered-turn' } : found;
+}
+
+// proxied tells whether somebody refuses at once to connect to an address that nobody has (RFC 5737): then a proxy is asked, or a firewall says
+// no. What goes out directly is lost without an answer.
+export async function proxied(signal) {
+  const nobody = { urls: 'turn:192.0.2.1:443?transport=tcp', username: 'precall', credential: 'precall' };
+  return (await reach(nobody, signal, 3000)).error === 'unreached';
 }
 
 // silence tells why nothing came, by the browser's own words where it has any: over TCP, a time-out of the Allocate means that the

@@ -4,7 +4,7 @@ import { browserChecks, LevelMeter, measureCamera, openDevices, openOne, playTon
 import { makeCharts } from './livecharts.js';
 import { loadDown, loadUp } from './load.js';
 import { getPlan } from './plan.js';
-import { addresses, Loop, loopMedia, reach, relayURLs, tryRelay } from './relays.js';
+import { addresses, Loop, loopMedia, reach, reachOpenly, relayURLs, tryRelay } from './relays.js';
 import { CallServer, echo, hold, send } from './signaling.js';
 import { Lateness, median, percentile, sleep } from './wait.js';
 
@@ -278,7 +278,7 @@ export class Run {
   async direct() {
     await Promise.all(this.plan.relays.map(async ({ url }) => {
       const kind = /^turns:/.test(url) ? 'tls' : /transport=tcp/.test(url) ? 'tcp' : 'udp';
-      const found = await reach({ urls: url, username: 'precall', credential: 'precall' }, this.stop.signal);
+      const found = await (kind === 'tcp' ? reachOpenly : reach)({ urls: url, username: 'precall', credential: 'precall' }, this.stop.signal);
       this.record(`relay:${kind}`, { level: 'path', ...found }, url);
     }));
   }

@@ -1,5 +1,6 @@
 // The ways for messages: HTTPS, WebSocket, and a request that is held like a long-poll.
 import { remember, reportURL } from './consent.js';
+import { proxied } from './relays.js';
 import { median, sleep, within } from './wait.js';
 
 // echo opens a WebSocket and sends five messages to and fro; the value is the median round trip.
@@ -104,7 +105,10 @@ export class CallServer {
       if (found.result === 'ok' || found.error === 'timeout') break;
     }
     const ms = performance.now() - start;
-    if (found.result !== 'ok' && await unnamed(this.host, this.signal)) found.error = 'dns';
+    // Without an address of its own a name is still reached through a proxy, and who waits for long is waiting for one.
+    if (found.result !== 'ok' && await unnamed(this.host, this.signal)) {
+      found.error = found.error === 'timeout' || await proxied(this.signal) ? 'proxied' : 'dns';
+    }
     this.record('call-server:https', { level: 'service', ...found, ms }, this.host);
   }
 

@@ -64,9 +64,9 @@ type outcome struct {
 	Causes          []string
 	Right           bool
 	// Busy: the page itself found that this machine had no time for it, and so said nothing of the line.
-	Busy bool
-	Took time.Duration // the page's own, from the start to the result
-	Report report // for whoever wonders
+	Busy   bool
+	Took   time.Duration // the page's own, from the start to the result
+	Report report        // for whoever wonders
 }
 
 func (o outcome) String() string {
@@ -186,14 +186,15 @@ func tryFault(t *testing.T, l *laboratory, f fault, v visit) (o outcome) {
 func judge(f fault, r report) outcome {
 	o := outcome{Row: f.name, Want: f.want, Also: f.also, Verdict: r.Verdict, Causes: r.causeIDs(), Took: r.took.Round(100 * time.Millisecond), Report: r}
 	causes := o.Causes
-	if f.want != "cpu-limited" && r.late() {
+	slow := r.check("camera") == "warn" && f.want == "" // the laboratory's camera is as fast as its machine
+	if f.want != "cpu-limited" && (r.late() || slow) {
 		o.Busy = true
 		causes = slices.DeleteFunc(slices.Clone(causes), func(id string) bool { return id == "cpu-limited" })
 	}
 	switch {
 	case r.ID == "": // the gateway took no report, and so has judged nothing
 	case f.want == "":
-		o.Right = len(causes) == 0 && r.Verdict != "fail"
+		o.Right = len(causes) == 0 && (r.Verdict == "pass" || r.Verdict == "warn" && o.Busy)
 	case len(causes) == 0:
 		o.Right = o.Busy && slices.Contains(lineCauses, f.want) // nothing was said of a line that could not be measured
 	case f.also == "":
