@@ -135,7 +135,7 @@ func faultOf(why string) precall.Fault {
 		return precall.FaultProxyAuth
 	case has("captive portal", "what answers is no TURN server", "certificate signed by unknown authority", "certificate is valid for"):
 		return precall.FaultPortal
-	case has("resolve ", "no such host"):
+	case has("resolve ", "no such host") && !has(" is refused: "): // that is policy, and the name has an address
 		return precall.FaultDNS
 	}
 	return ""

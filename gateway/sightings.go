@@ -163,6 +163,8 @@ func (g *Gateway) noteConnect(r *http.Request) {
 	host, from := requestHost(r), clientAddr(r)
 	_, region := g.config().ServiceOfRelay(host)
 	switch {
+	case g.ownHost(host, nil): // refused, and then the page comes directly, if it comes
+		g.sightings.note(from, configs.CanonicalHost(g.config().Name), precall.WayRefused)
 	case g.config().ServiceOfHost(host) == nil && region == nil:
 		if len(g.config().Forward.Allow) == 0 {
 			g.sightings.note(from, strayHost, precall.WayRefused)

@@ -1,6 +1,9 @@
 package gateway
 
 import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
 	"time"
@@ -32,5 +35,75 @@ func TestSites(t *testing.T) {
 	now = now.Add(sightingLife)
 	if got := g.sites(); got[0] != (status.Site{Name: "North"}) {
 		t.Errorf("after a while: %+v", got[0])
+	}
+}
+
+// TestSightings: the last way counts, but a browser that asks for a password's sake each time has not lost its tunnel.
+func TestSightings(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := newSightings(func() time.Time { return now })
+	here := netip.MustParseAddr("10.1.0.1")
+	for _, step := range []struct {
+		note precall.Way
+		want precall.Way
+	}{
+		{precall.WayAsked, precall.WayAsked},
+		{precall.WayConnect, precall.WayConnect},
+		{precall.WayAsked, precall.WayConnect},
+		{precall.WayRouted, precall.WayRouted},
+	} {
+		s.note(here, "call.example", step.note)
+		if ways, _ := s.seen(netip.MustParseAddr("::ffff:10.1.0.1")); ways["call.example"] != step.want {
+			t.Errorf("after %s: %v, want %s", step.note, ways, step.want)
+		}
+	}
+	if ways, pac := s.seen(netip.MustParseAddr("10.1.0.2")); len(ways) != 0 || pac {
+		t.Errorf("a stranger came by %v", ways)
+	}
+	s.fetchedPAC(here)
+	now = now.Add(sightingLife - time.Second)
+	s.note(here, "other.example", precall.WayConnect)
+	now = now.Add(time.Second)
+	if ways, pac := s.seen(here); len(ways) != 1 || ways["other.example"] != precall.WayConnect || pac {
+		t.Errorf("after a while: %v, PAC %v", ways, pac)
+	}
+}
+
+// TestSightingsAreFew: neither many hosts nor many clients make it large, and the old make room.
+func TestSightingsAreFew(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := newSightings(func() time.Time { return now })
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}) }
+	for i := range 2 * maxSeenHosts {
+		s.note(addr(0), "h"+string(rune('a'+i)), precall.WayConnect)
+	}
+	for i := range maxSightings + 100 {
+		s.note(addr(i), "call.example", precall.WayConnect)
+	}
+	if ways, _ := s.seen(addr(0)); len(ways) != maxSeenHosts || len(s.clients) != maxSightings {
+		t.Errorf("%d hosts of one, %d clients", len(ways), len(s.clients))
+	}
+	now = now.Add(sightingLife + time.Second)
+	s.note(addr(maxSightings+1), "call.example", precall.WayRouted)
+	if ways, _ := s.seen(addr(maxSightings + 1)); len(s.clients) != 1 || ways["call.example"] != precall.WayRouted {
+		t.Errorf("%d clients, the newest came by %v", len(s.clients), ways)
+	}
+}
+
+// TestOwnPageByProxy: a browser that asks its proxy, this gateway, for the gateway's own pages has a wrong PAC file, and that is noted.
+func TestOwnPageByProxy(t *testing.T) {
+	w := newWorld(t)
+	for host, want := range map[string]map[string]precall.Way{
+		ownName + ":443":      {ownName: precall.WayRefused},
+		callHost + ":443":     {callHost: precall.WayConnect},
+		"web.example.net:443": {strayHost: precall.WayRefused},
+	} {
+		w.gateway.sightings = newSightings(time.Now)
+		r := httptest.NewRequest(http.MethodConnect, "http://"+host, nil)
+		r.Host, r.RemoteAddr = host, "127.0.0.1:40000"
+		w.gateway.noteConnect(r)
+		if ways, _ := w.gateway.sightings.seen(netip.MustParseAddr("127.0.0.1")); !maps.Equal(ways, want) {
+			t.Errorf("%s: %v, want %v", host, ways, want)
+		}
 	}
 }

@@ -118,8 +118,11 @@ func wrongPAC(e *evidence) []Finding {
 	if host := first(e.lost()); host != "" && len(e.throughProxy()) > 0 {
 		return when(true, e.severityOfLost(host), 0.85, "host", host)
 	}
-	for host, way := range e.g.Seen.Ways {
-		if way == WayRefused {
+	if e.g.Seen.Ways[e.g.Name] == WayRefused { // every PAC file of ours sends the gateway's own pages past it
+		return when(true, Warn, 0.85, "host", e.g.Name)
+	}
+	for _, host := range e.throughProxy() {
+		if e.g.Seen.Ways[host] == WayRefused {
 			return when(true, Warn, 0.6, "host", host)
 		}
 	}

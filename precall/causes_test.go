@@ -69,6 +69,7 @@ func TestCausesOfTheWayToTheCallServer(t *testing.T) {
 		{"asked by the gateway itself", lost("network", 80), cloudKnown(pac, came(WayAsked)), []string{"proxy-auth-required", "proxy-wrong-pac"}},
 		{"a PAC file that knows another host only", lost("timeout", 10000), cloudKnown(pac, func(g *Gateway) { g.Seen.Ways["fra.relay.example"] = WayConnect }), []string{"proxy-wrong-pac"}},
 		{"a PAC file that sends everything", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Ways["*"] = WayRefused }), []string{"proxy-wrong-pac"}},
+		{"a PAC file that sends this page as well", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Ways[g.Name] = WayRefused }), []string{"proxy-wrong-pac"}},
 		{"something else answers", lost("network", 80, directWay("unanswered-turn")), cloudKnown(pac), []string{"captive-portal"}},
 		{"down for the gateway as well", lost("timeout", 10000), cloudKnown(func(g *Gateway) { g.CallServers[0].Up = false }), []string{"call-server-unreachable"}},
 		{

@@ -164,7 +164,8 @@ func first(list []string) string {
 func longPollCut(e *evidence) []Finding {
 	var worst *Judged
 	for i, c := range e.checks {
-		cut := c.ID == "call-server:longpoll" && c.Verdict == Fail && c.Error == "cut" && c.Value != nil && e.worthAsking(c.Target)
+		ended := c.Error == "cut" || c.Error == "timeout" // cut, or silently forgotten
+		cut := c.ID == "call-server:longpoll" && c.Verdict == Fail && ended && c.Value != nil && e.worthAsking(c.Target)
 		if cut && (worst == nil || *c.Value < *worst.Value) {
 			worst = &e.checks[i]
 		}
@@ -172,7 +173,12 @@ func longPollCut(e *evidence) []Finding {
 	if worst == nil {
 		return nil
 	}
-	return when(true, severityOf(e.signalingDown()), 0.9, "seconds", *worst.Value, "asked", float64(e.m.Hold), "host", e.named(worst.Target))
+	confidence := 0.95
+	if worst.Error != "cut" {
+		confidence = 0.75
+	}
+	asked := float64(e.m.Hold)
+	return when(true, severityOf(e.signalingDown()), confidence, "seconds", min(*worst.Value, asked), "asked", asked, "host", e.named(worst.Target))
 }
 
 // tlsIntercepted: what came was not the browser's own TLS, or carries what only a proxy that reads it adds.

@@ -162,8 +162,11 @@ func (e *evidence) deriveMOS() {
 	e.checks = append(e.checks, Judged{ID: "mos", Level: rtt.Level, Verdict: e.t.atLeast("mos", mos), Value: &mos})
 }
 
-// deriveWays tells by which way the browser came for each call server.
+// deriveWays tells by which way the browser came for each call server, and for this page where it tried a proxy first.
 func (e *evidence) deriveWays() {
+	if way, seen := e.g.Seen.Ways[e.g.Name]; seen && way == WayRefused {
+		e.checks = append(e.checks, Judged{ID: "proxy", Target: e.g.Name, Level: LevelGateway, Verdict: Warn, Error: "way-refused"})
+	}
 	for _, c := range e.g.CallServers {
 		reached := e.checkOf("call-server:https", c.Host)
 		way, seen := e.g.Seen.Ways[c.Host]

@@ -94,6 +94,7 @@ type Server struct {
 	iceRate, reportRate, guestRate, readRate, planRate *rateLimit
 	holds, sockets, loads                              *gauge
 	runs                                               *runs
+	held                                               held
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -114,7 +115,7 @@ func New(o Options) (*Server, error) {
 	s.readRate = newRateLimit(5, 60, 200, s.opts.Now)
 	s.planRate = newRateLimit(2, 60, 100, s.opts.Now)
 	s.holds, s.sockets, s.loads = newGauge(200, 4000), newGauge(100, 1000), newGauge(20, 100)
-	s.runs = newRuns()
+	s.runs, s.held.began = newRuns(), map[heldName]time.Time{}
 	s.registerGauges(o.Registry)
 	if s.store = o.Store; s.store == nil {
 		s.store, s.ownStore = OpenStore(StoreOptions{History: s.opts.History, Log: s.opts.Log, Now: s.opts.Now}), true

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,38 @@ func TestHold(t *testing.T) {
 		if resp, _ := ask(t, http.MethodGet, srv.URL+"/.well-known/hafen/hold?s="+s, "", nil); resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("s=%s: %s", s, resp.Status)
 		}
+	}
+}
+
+// TestHoldAskedForTwice: a browser whose connection broke asks again by itself, and learns how long the first one lasted. Names are each
+// client's own, and there are never too many of them.
+func TestHoldAskedForTwice(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s, srv := serve(t, Options{Now: func() time.Time { return now }})
+	path := srv.URL + "/.well-known/hafen/hold?s=1&n="
+	if resp, _ := ask(t, http.MethodGet, path+"abc", "", nil); resp.StatusCode != http.StatusOK {
+		t.Errorf("the first: %s", resp.Status)
+	}
+	now = now.Add(20300 * time.Millisecond)
+	if resp, body := ask(t, http.MethodGet, path+"abc", "", nil); resp.StatusCode != http.StatusConflict || string(body) != "20.3\n" {
+		t.Errorf("the second: %s %q", resp.Status, body)
+	}
+	for _, name := range []string{"", "%3Cb%3E", strings.Repeat("x", 65)} {
+		if _, again := s.held.again(somebody, name, now); again {
+			t.Errorf("%q is a name", name)
+		}
+	}
+	for i := range 2 * maxHeld {
+		if _, again := s.held.again(somebody, strconv.Itoa(i), now); again {
+			t.Fatalf("%d has come before", i)
+		}
+	}
+	if _, again := s.held.again(netip.MustParseAddr("192.0.2.8"), "1", now); again || len(s.held.began) > maxHeld {
+		t.Errorf("another client's name is known: %v; %d names", again, len(s.held.began))
+	}
+	now = now.Add(2*MaxHold + time.Second)
+	if _, again := s.held.again(somebody, "new", now); again || len(s.held.began) != 1 {
+		t.Errorf("%d names after their time", len(s.held.began))
 	}
 }
 

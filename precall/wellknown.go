@@ -3,9 +3,12 @@ package precall
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -46,6 +49,40 @@ func (s *Server) ownOrigin(r *http.Request) []string {
 	return []string{u.Host}
 }
 
+// held knows the requests that are held, by the names that pages give them: a browser whose connection breaks asks once more without a word
+// to the page.
+type held struct {
+	mu    sync.Mutex
+	began map[heldName]time.Time
+}
+
+type heldName struct {
+	client netip.Addr
+	name   string
+}
+
+const maxHeld = 8192
+
+// again tells whether a request of that name has come before, and how long ago. Without a name, or without room for it, none has.
+func (h *held) again(of netip.Addr, name string, now time.Time) (time.Duration, bool) {
+	if name == "" || !runID.MatchString(name) {
+		return 0, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := heldName{client(of), name}
+	if began, known := h.began[key]; known {
+		return now.Sub(began), true
+	}
+	if len(h.began) >= maxHeld/2 {
+		maps.DeleteFunc(h.began, func(_ heldName, began time.Time) bool { return now.Sub(began) > 2*MaxHold })
+	}
+	if len(h.began) < maxHeld {
+		h.began[key] = now
+	}
+	return 0, false
+}
+
 // serveHold answers only after ?s= seconds, like a long-poll on which nothing happens. Not one byte goes out before:
 // what cuts silent requests is to show itself.
 func (s *Server) serveHold(w http.ResponseWriter, r *http.Request) {
@@ -54,6 +91,10 @@ func (s *Server) serveHold(w http.ResponseWriter, r *http.Request) {
 	hold := time.Duration(seconds) * time.Second
 	if err != nil || seconds < 1 || seconds > int(MaxHold/time.Second) {
 		page.Plain(w, http.StatusBadRequest, fmt.Sprintf("s says for how many seconds to hold: 1 to %d.", int(MaxHold/time.Second)))
+		return
+	}
+	if after, again := s.held.again(s.opts.Client(r), r.URL.Query().Get("n"), s.opts.Now()); again {
+		page.Plain(w, http.StatusConflict, strconv.FormatFloat(after.Seconds(), 'f', 1, 64))
 		return
 	}
 	leave, ok := s.holds.enter(s.opts.Client(r))

@@ -243,14 +243,13 @@ export async function loopMedia({ server }, stream, seconds, show, signal) {
 
 // sample reads the counters of both ends.
 async function sample(loop) {
-  const s = { at: performance.now(), bytes: 0, lost: 0, received: 0, frames: 0, sound: 0, jitter: undefined, limited: 'none', available: undefined };
+  const s = { at: performance.now(), bytes: 0, frames: 0, audio: { lost: 0, received: 0 }, video: { lost: 0, received: 0 }, jitter: undefined, limited: 'none', available: undefined };
   (await loop.far.getStats()).forEach((report) => {
     if (report.type !== 'inbound-rtp') return;
     s.bytes += report.bytesReceived ?? 0;
-    s.lost += Math.max(0, report.packetsLost ?? 0);
-    s.received += report.packetsReceived ?? 0;
+    s[report.kind].lost += Math.max(0, report.packetsLost ?? 0);
+    s[report.kind].received += report.packetsReceived ?? 0;
     if (report.kind === 'audio') {
-      s.sound += report.packetsReceived ?? 0;
       s.jitter = (report.jitter ?? 0) * 1000;
     } else {
       s.frames += report.framesDecoded ?? 0;
@@ -264,25 +263,26 @@ async function sample(loop) {
 }
 
 // judge takes the last eight seconds: what comes before is the start-up of encoders. A packet that is lost around the loop
-// was lost up or down: each way loses about half.
+// was lost up or down: each way loses about half. Sound tells how many: what a picture loses is sent again.
 function judge(samples, stream) {
   const [first, last] = [samples[1], samples[samples.length - 1]];
   const wants = { sound: stream.getAudioTracks().length > 0, picture: stream.getVideoTracks().length > 0 };
-  if ((wants.picture && last.frames === 0 && last.sound === 0) || (wants.sound && !wants.picture && last.sound === 0)) {
-    return { media: { result: 'fail', error: 'no-packets', detail: `${last.received} packets` } };
+  if ((wants.picture && last.frames === 0 && last.audio.received === 0) || (wants.sound && !wants.picture && last.audio.received === 0)) {
+    return { media: { result: 'fail', error: 'no-packets', detail: `${last.audio.received + last.video.received} packets` } };
   }
   const seconds = (last.at - first.at) / 1000;
   const rate = ((last.bytes - first.bytes) * 8) / 1000 / seconds;
-  const lost = last.lost - first.lost;
-  const all = lost + last.received - first.received;
+  const counted = wants.sound && last.audio.received > 0 ? 'audio' : 'video';
+  const lost = last[counted].lost - first[counted].lost;
+  const all = lost + last[counted].received - first[counted].received;
   const held = (by) => samples.slice(-4).every((s) => s.limited === by);
   const carries = held('bandwidth') ? Math.max(rate, (last.available ?? 0) / 1000) : rate;
   const error = ['bandwidth', 'cpu'].find(held) ?? '';
   return {
-    media: { result: 'ok', value: Math.round(carries), error, detail: `${last.frames} pictures, ${last.sound} sound packets` },
+    media: { result: 'ok', value: Math.round(carries), error, detail: `${last.frames} pictures, ${last.audio.received} sound packets` },
     loss: all > 0 ? tenth((1 - Math.sqrt(Math.max(0, 1 - lost / all))) * 100) : undefined,
     // Up and down are unsteady each for itself: variances add.
-    jitter: wants.sound && last.sound > 0 ? tenth(mean(samples.slice(1).map((s) => s.jitter ?? 0)) / Math.SQRT2) : undefined,
+    jitter: wants.sound && last.audio.received > 0 ? tenth(mean(samples.slice(1).map((s) => s.jitter ?? 0)) / Math.SQRT2) : undefined,
   };
 }
 

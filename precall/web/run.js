@@ -5,7 +5,7 @@ import { makeCharts } from './livecharts.js';
 import { loadDown, loadUp } from './load.js';
 import { getPlan } from './plan.js';
 import { addresses, Loop, loopMedia, reach, reachOpenly, relayURLs, tryRelay } from './relays.js';
-import { CallServer, echo, hold, send } from './signaling.js';
+import { CallServer, echo, heldPath, hold, send } from './signaling.js';
 import { Lateness, median, percentile, sleep } from './wait.js';
 
 // steps are what is measured, with the seconds that each usually takes; the held requests run beside.
@@ -102,7 +102,7 @@ export class Run {
 
   // held is the gateway's own held request; it begins first of all.
   async held() {
-    const measured = await this.timed(hold(`/.well-known/hafen/hold?s=${this.seconds}`, this.seconds, { own: true }, this.stop.signal));
+    const measured = await this.timed(hold(heldPath(this.seconds), this.seconds, { own: true }, this.stop.signal));
     this.heldFor = performance.now();
     this.record('call-server:longpoll', measured);
   }

@@ -48,7 +48,8 @@ async function opens(url, signal) {
 }
 
 // hold asks for an answer only after so many seconds, and finds out whether the line lives that long. What a service's own path answers
-// before is its own business; only that the line breaks is a cut.
+// before is its own business; only that the line breaks is a cut. Where it breaks a browser may ask again by itself: the gateway, which has
+// heard of the name before, then says how long the first one lasted.
 export async function hold(url, seconds, { own }, signal) {
   const stop = new AbortController();
   signal.addEventListener('abort', () => stop.abort(), { once: true });
@@ -57,8 +58,9 @@ export async function hold(url, seconds, { own }, signal) {
   const asked = fetch(url, { cache: 'no-store', mode: own ? 'cors' : 'no-cors', credentials: own ? 'same-origin' : 'omit', signal: stop.signal }).then(
     async (response) => {
       if (!own) return { result: 'ok', value: after() };
-      await response.text();
       const took = after();
+      const said = (await response.text()).trim();
+      if (response.status === 409) return { result: 'fail', error: 'cut', value: Number(said), detail: 'asked again by the browser' };
       if (response.status === 429) return { result: 'unknown', error: 'refused' };
       if (response.ok && took >= seconds - 1) return { result: 'ok', value: seconds };
       return { result: 'fail', error: 'cut', value: took, detail: `HTTP ${response.status}` };
@@ -69,6 +71,12 @@ export async function hold(url, seconds, { own }, signal) {
   const answer = await within((own ? seconds + 10 : seconds) * 1000, asked, late, signal);
   stop.abort();
   return answer;
+}
+
+// heldPath is what the gateway holds for so long, by a name that is used once.
+export function heldPath(seconds) {
+  const name = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return `/.well-known/hafen/hold?s=${seconds}&n=${name}`;
 }
 
 // CallServer is one call server under test: `asked` says what there is to ask.
@@ -144,7 +152,7 @@ export class CallServer {
     const start = performance.now();
     let found = { result: 'skipped', error: 'no-probe' };
     if (this.asked.longpoll) found = { level: 'service', ...await hold(`https://${this.host}${this.asked.longpoll}`, seconds, { own: false }, this.signal) };
-    else if (this.ours) found = { level: 'gateway', ...await hold(`https://${this.host}/.well-known/hafen/hold?s=${seconds}`, seconds, { own: true }, this.signal) };
+    else if (this.ours) found = { level: 'gateway', ...await hold(`https://${this.host}${heldPath(seconds)}`, seconds, { own: true }, this.signal) };
     this.record('call-server:longpoll', { ...found, ms: performance.now() - start }, this.host);
   }
 }
