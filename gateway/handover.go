@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -298,7 +299,7 @@ func (g *Gateway) startSuccessor() (*channel, error) {
 	}
 	t.Channel = pass(other)
 	for _, s := range g.sockets {
-		fd, err := copyDescriptor(s.raw())
+		fd, err := s.duplicate()
 		if err != nil {
 			c.close()
 			return nil, fmt.Errorf("%s %s: %w", s.key, s.addr, err)
@@ -319,11 +320,15 @@ func (g *Gateway) startSuccessor() (*channel, error) {
 	return c, c.send(note{Kind: noteHello, Secret: g.relay.TestSecret()})
 }
 
-func (s *socket) raw() syscall.Conn {
+// duplicate copies the socket's descriptor.
+func (s *socket) duplicate() (fd int, err error) {
 	if s.udp != nil {
-		return s.copy // nil: SyscallConn says so
+		if s.copy <= 0 {
+			return 0, net.ErrClosed
+		}
+		return unix.FcntlInt(uintptr(s.copy), unix.F_DUPFD_CLOEXEC, 3)
 	}
-	return s.tcp.(syscall.Conn)
+	return copyDescriptor(s.tcp.(syscall.Conn))
 }
 
 // copyDescriptor copies a descriptor. (os.File.Fd would do, but it takes the non-blocking mode from the socket, which the copy

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hafen/configs"
 	"hafen/gateway/portmux"
 )
@@ -83,8 +85,9 @@ type socket struct {
 	udp *net.UDPConn
 	// stop ends the serving of udp, whose socket the relay has taken over; nil: it is not served.
 	stop context.CancelFunc
-	// copy is of udp, for a successor; nil: it is not served.
-	copy *os.File
+	// copy is of udp, for a successor; 0: it is not served. It is no os.File, which would join Go's poller: that would be woken by
+	// every datagram, for nobody.
+	copy int
 	// unserved: udp has been served to its last client's end.
 	unserved atomic.Bool
 }
@@ -105,8 +108,9 @@ func (s *socket) close() {
 }
 
 func (s *socket) dropCopy() {
-	if s.copy != nil {
-		_ = s.copy.Close()
+	if s.copy > 0 {
+		_ = unix.Close(s.copy)
+		s.copy = 0
 	}
 }
 
@@ -187,11 +191,16 @@ func (g *Gateway) reclaim(p place) *socket {
 	if i < 0 {
 		return nil
 	}
-	pc, err := net.FilePacketConn(g.lingering[i].copy)
+	fd, err := g.lingering[i].duplicate()
 	if err != nil {
 		return nil
 	}
-	return &socket{place: p, udp: pc.(*net.UDPConn)}
+	s, err := takeSocket(fd)
+	if err != nil {
+		return nil
+	}
+	s.place = p
+	return s
 }
 
 // forgetLingering lets go of UDP sockets that nobody is left on.
@@ -225,7 +234,7 @@ func (g *Gateway) goServe(s *socket) {
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	if s.udp != nil {
-		s.copy, _ = s.udp.File() // fails without descriptors only: then there is no hand-over
+		s.copy, _ = copyDescriptor(s.udp) // fails without descriptors only: then there is no hand-over
 	}
 	g.goUntilStop(func() error {
 		if s.udp != nil {

@@ -77,7 +77,7 @@ func (s *socket) keepInStore() {
 	if s.place.network == "unix" || os.Getenv("NOTIFY_SOCKET") == "" {
 		return
 	}
-	fd, err := copyDescriptor(s.raw())
+	fd, err := s.duplicate()
 	if err != nil {
 		return // it is bound anew then
 	}
