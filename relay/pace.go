@@ -9,10 +9,10 @@ import (
 
 const (
 	// restTime is how long a busy loop rests before it looks again, and so what batching may add to a packet's way.
-	restTime = 100 * time.Microsecond
+	restTime = 250 * time.Microsecond
 	// busyTurns in a row that came within soonTime of the one before make a loop a busy one.
 	busyTurns = 16
-	soonTime  = 3 * restTime
+	soonTime  = time.Millisecond
 )
 
 // pace decides whether a loop rests between two turns.
