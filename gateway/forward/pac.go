@@ -232,19 +232,22 @@ func (in PACInput) answer() string {
 	if in.Client.IsValid() && (within(c.PAC.Skip, in.Client) || len(c.PAC.Rollout) > 0 && !within(c.PAC.Rollout, in.Client)) {
 		return ""
 	}
-	var entries []string
+	// All gateways over TLS come before any without: most firewalls let through 443 only and drop the rest in silence, and behind such
+	// an entry a browser waits for seconds before it tries the next gateway.
+	var overTLS, plain []string
 	for _, g := range in.gateways() {
 		host, port, ok := strings.Cut(g, ":")
 		if !ok {
 			port = portOf(c.Listen.HTTPS, "443")
 		}
 		if !in.OmitHTTPS {
-			entries = append(entries, "HTTPS "+host+":"+port)
+			overTLS = append(overTLS, "HTTPS "+host+":"+port)
 		}
 		if len(c.Listen.Proxy) > 0 {
-			entries = append(entries, "PROXY "+host+":"+portOf(c.Listen.Proxy, "3128"))
+			plain = append(plain, "PROXY "+host+":"+portOf(c.Listen.Proxy, "3128"))
 		}
 	}
+	entries := append(overTLS, plain...)
 	if len(entries) == 0 {
 		return ""
 	}

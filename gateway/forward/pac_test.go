@@ -60,6 +60,22 @@ func render(t interface {
 	return file
 }
 
+// TestGatewaysOverTLSFirst: when one gateway is gone the next entry is the other's port 443, and not a port that a firewall may drop.
+func TestGatewaysOverTLSFirst(t *testing.T) {
+	c := testConfig()
+	c.PAC.Otherwise, c.PAC.Gateways = "DIRECT", []string{"a.hospital.example", "b.hospital.example:8443"}
+	c.Listen.Proxy = []string{":3128"}
+	got := browser(t, render(t, PACInput{Config: c, Client: netip.MustParseAddr("10.1.2.3")}))("https://call.example/")
+	a, b := "a.hospital.example", "b.hospital.example"
+	want := []string{
+		"HTTPS " + a + ":443; HTTPS " + b + ":8443; PROXY " + a + ":3128; PROXY " + b + ":3128; DIRECT",
+		"HTTPS " + b + ":8443; HTTPS " + a + ":443; PROXY " + b + ":3128; PROXY " + a + ":3128; DIRECT",
+	}
+	if !slices.Contains(want, got) {
+		t.Errorf("%s", got)
+	}
+}
+
 const viaGateway = "HTTPS gw.hospital.example:443; PROXY gw.hospital.example:3128; DIRECT"
 
 // TestAbuse_B24 is the table of URLs; see also TestPACAsServed.

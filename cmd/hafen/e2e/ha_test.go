@@ -56,6 +56,9 @@ func TestHA(t *testing.T) {
 		must(t, os.MkdirAll(g.dir, 0o700))
 		must(t, os.WriteFile(pass, fmt.Appendf(nil, "%s:5432:postgres:hafen:%s\n", databaseName, databasePassword), 0o600))
 		l.startOneOf(t, g, func(cfg string) string {
+			if g.name != gatewayName {
+				cfg = common(cfg) // new clients ask for the usual name, whichever gateway is left
+			}
 			cfg = strings.Replace(cfg, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {otherwise: DIRECT, gateways: [%s, %s]}", gatewayName, otherGatewayName), 1)
 			return cfg + fmt.Sprintf("store: postgres://hafen@%s/postgres?sslmode=verify-full&sslrootcert=%s&passfile=%s\n", databaseName, l.ca.file, pass)
 		})
@@ -80,7 +83,7 @@ func TestHA(t *testing.T) {
 	}
 	killed := gateways[slices.IndexFunc(gateways, func(g *gatewayAt) bool { return g.name == first[0][1] })]
 	left := gateways[slices.IndexFunc(gateways, func(g *gatewayAt) bool { return g.name == first[1][1] })]
-	a, b := l.call(t, ward, "https://"+plainName+"/r/ha?join=1&relay=1&video=small&transport=tls", pacFlag(pac))
+	a, b := l.call(t, ward, "https://"+plainName+"/r/ha?join=1&relay=1&video=small&transport=tls", pacFlag(pac), "--log-net-log=/tmp/ops/netlog.json")
 	for _, p := range []*tab{a, b} {
 		p.record(t)
 		p.watchSignaling(t)
