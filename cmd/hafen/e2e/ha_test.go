@@ -83,7 +83,7 @@ func TestHA(t *testing.T) {
 	}
 	killed := gateways[slices.IndexFunc(gateways, func(g *gatewayAt) bool { return g.name == first[0][1] })]
 	left := gateways[slices.IndexFunc(gateways, func(g *gatewayAt) bool { return g.name == first[1][1] })]
-	a, b := l.call(t, ward, "https://"+plainName+"/r/ha?join=1&relay=1&video=small&transport=tls", pacFlag(pac), "--log-net-log=/tmp/ops/netlog.json")
+	a, b := l.call(t, ward, "https://"+plainName+"/r/ha?join=1&relay=1&video=small&transport=tls", pacFlag(pac))
 	for _, p := range []*tab{a, b} {
 		p.record(t)
 		p.watchSignaling(t)

@@ -176,7 +176,7 @@ func (m *machine) packageFile() string {
 func (m *machine) newer(deb string) string {
 	m.t.Helper()
 	m.run("sh", "-ec", `cd /root && dpkg-deb -R `+deb+` newer && sed -i 's/^Version: .*/Version: 999/' newer/DEBIAN/control &&
-		echo '# a newer default' >> newer/etc/hafen/hafen.yaml && rm -f newer/DEBIAN/md5sums && dpkg-deb -b newer newer.deb`)
+		echo '# a newer default' >> newer/etc/hafen/hafen.yaml && rm -f newer/DEBIAN/md5sums && dpkg-deb -Zgzip -z1 -b newer newer.deb`)
 	return "/root/newer.deb"
 }
 
