@@ -27,12 +27,15 @@ func (s *Server) Machines() http.Handler {
 	return mux
 }
 
-// Healthz answers /livez and /readyz, for balancers and supervisors: 200, or 503 with one word why. They tell nothing else.
+// Healthz answers /livez and /readyz, for balancers and supervisors: 200, or 503 with one word why. They tell nothing else. With
+// ?draining=404 a drain is 404: HAProxy then sends nothing new and leaves what goes on, while for 503 it takes the gateway for dead.
 func (s *Server) Healthz() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		code, word := http.StatusOK, "ok"
 		if r.URL.Path == "/readyz" {
 			switch h := s.opts.Health(); {
+			case h.Draining && r.URL.Query().Get("draining") == "404":
+				code, word = http.StatusNotFound, "draining"
 			case h.Draining:
 				code, word = http.StatusServiceUnavailable, "draining"
 			case !h.Reachable:

@@ -288,6 +288,8 @@ func TestHealth(t *testing.T) {
 		"live while draining":   {Health{Draining: true}, "/livez", 200, "ok"},
 		"ready":                 {Health{Reachable: true}, "/readyz", 200, "ok"},
 		"draining":              {Health{Draining: true, Reachable: true}, "/readyz", 503, "draining"},
+		"draining, for HAProxy": {Health{Draining: true, Reachable: true}, "/readyz?draining=404", 404, "draining"},
+		"dead, for HAProxy":     {Health{}, "/readyz?draining=404", 503, "unreachable"},
 		"nothing reachable":     {Health{}, "/readyz", 503, "unreachable"},
 		"strict and incomplete": {Health{Reachable: true}, "/readyz?strict=1", 503, "no region"},
 		"strict and complete":   {Health{Reachable: true, Complete: true}, "/readyz?strict=1", 200, "ok"},

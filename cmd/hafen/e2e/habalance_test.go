@@ -40,7 +40,8 @@ func (g *gatewayAt) kill(t testing.TB) { must(t, unix.Kill(-g.proc.cmd.Process.P
 // common gives both gateways the name that leads to the balancer or the virtual address.
 func common(cfg string) string { return cfg + "aliases: [" + gatewayName + "]\n" }
 
-// TestHABalancer runs packaging/haproxy/haproxy.cfg as it is: the gateways see the client's own address, and one that is killed is left out.
+// TestHABalancer runs packaging/haproxy/haproxy.cfg as it is: the gateways see the client's own address, one that drains keeps its call,
+// and one that is killed is left out.
 func TestHABalancer(t *testing.T) {
 	if !*ha {
 		t.Skip("make ha-test")
@@ -66,8 +67,21 @@ func TestHABalancer(t *testing.T) {
 		}
 		return saw(a) || saw(b)
 	})
+	other := map[*gatewayAt]*gatewayAt{a: b, b: a}[used]
+	call, err := l.trySmallCall(ward, "tls", balancer.addr, failoverMost)
+	must(t, err)
+	defer call.close()
+	used.host.run(t, hafenBinary, "drain", "--wait", "5m", "--run-dir", filepath.Join(used.dir, "run"))
+	waitFor(t, "new connections to go to the other", failoverMost, func() bool { return frontAnswers(ward, balancer.addr) && saw(other) })
+	time.Sleep(4 * time.Second) // longer than HAProxy takes to find a server dead
+	for _, end := range call.ends {
+		got := end.got.Load()
+		waitFor(t, "packets of a call at a gateway that drains", 5*time.Second, func() bool { return end.got.Load() > got+10 })
+	}
 	used.kill(t)
 	cut := time.Now()
+	<-call.ends[0].ended
+	t.Logf("%s killed: its call was ended after %v", used.name, time.Since(cut).Round(time.Millisecond))
 	waitFor(t, "an answer of the other", failoverMost, func() bool { return frontAnswers(ward, balancer.addr) })
 	t.Logf("%s killed: HAProxy's next answer after %v", used.name, time.Since(cut).Round(100*time.Millisecond))
 }
