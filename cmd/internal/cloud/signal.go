@@ -128,6 +128,9 @@ func (s *signalServer) runWebSocket(ctx context.Context, ws *websocket.Conn, m *
 	holder := m.attach()
 	defer m.detach(holder)
 	ctx, cancel := context.WithCancel(ctx)
+	if after > 0 { // it comes back, and nothing may be waiting for it: the page takes a socket that says nothing for one that is blocked
+		_ = writeFrame(ctx, ws, map[string]string{"type": "tick"})
+	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
 		defer cancel()

@@ -422,6 +422,23 @@ func TestHeartbeat(t *testing.T) {
 	}
 }
 
+// Who comes back hears something at once, also when nothing has happened meanwhile.
+func TestComesBack(t *testing.T) {
+	c := startCloud(t, Options{Heartbeat: time.Hour})
+	a, err := dialSignal(t, c, "id="+anna)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.next("welcome")
+	_ = a.ws.CloseNow()
+	again, err := dialSignal(t, c, fmt.Sprintf("id=%s&after=%d", anna, a.after))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.after = a.after
+	again.next("tick")
+}
+
 func TestEcho(t *testing.T) {
 	c := startCloud(t, Options{})
 	ws, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(c.URL(), "http")+"echo", &websocket.DialOptions{
