@@ -143,7 +143,16 @@ func (m *machine) upgrades(l *laboratory, ward *namespace, what string, dpkg ...
 	for _, call := range calls {
 		call.close()
 	}
-	waitFor(m.t, "the old process to end", time.Minute, func() bool { return m.try("cat", "/proc/"+old+"/comm") == "" })
+}
+
+// elders waits until the processes from before have served their last: a browser's idle connections stay for two minutes.
+func (m *machine) elders(l *laboratory) {
+	m.t.Helper()
+	waitForOr(m.t, "the processes from before to end", 4*time.Minute, func() bool { return l.metric("hafen_build_elders") == 0 },
+		func() string { return m.try("systemctl", "status", "hafen") })
+	if left := m.try("sh", "-c", "grep -lx hafen /proc/[0-9]*/comm"); left != "/proc/"+m.mainPID()+"/comm" {
+		m.t.Errorf("not one process is left but %s", left)
+	}
 }
 
 // crashes kills the process. systemd keeps its sockets meanwhile, and connections wait in them.

@@ -65,6 +65,8 @@ func TestPackage(t *testing.T) {
 	step("upgraded under a call: handed over, the configuration is kept")
 	m.upgrades(l, ward, "rolled back", "--force-confdef", "--force-downgrade", "--install", deb)
 	step("rolled back under a call: handed over")
+	m.elders(l)
+	step("the processes from before have ended by themselves")
 	m.crashes(l, ward)
 	step("killed, and started anew by systemd; nobody was refused")
 	m.isActivated(l, ward)
