@@ -77,7 +77,7 @@ log: {level: loud}
 
 func TestPasswdPrintsAHash(t *testing.T) {
 	code, stdout, stderr := hafen(t, "correct horse battery staple\n", "passwd")
-	if code != exitOK || !strings.HasPrefix(stdout, "$argon2id$") {
+	if code != exitOK || !strings.HasPrefix(stdout, "$argon2id$v=19$m=65536,t=3,p=1$") {
 		t.Errorf("exit %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }

@@ -15,15 +15,18 @@ import (
 // The cost of one hash: RFC 9106 section 4, second recommended option, with one lane. 64 MiB and some 100 ms: dear
 // enough for whoever steals a hash, and bounded here because at most two run at once (see logins).
 const (
-	argonTime   = 3
-	argonMemory = 64 << 10 // KiB
-	argonLanes  = 1
-	argonKey    = 32
-	argonSalt   = 16
+	argonTime  = 3
+	fullMemory = 64 << 10 // KiB
+	argonLanes = 1
+	argonKey   = 32
+	argonSalt  = 16
 	// maxPassword bounds what is hashed, in bytes.
 	maxPassword = 128
 	minPassword = 10
 )
+
+// argonMemory is fullMemory, but for tests.
+var argonMemory uint32 = fullMemory
 
 // Errors of HashPassword.
 var (
@@ -82,7 +85,7 @@ func parseHash(s string) (parsedHash, error) {
 	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &h.memory, &h.time, &h.lanes); err != nil {
 		return h, errHash
 	}
-	if h.memory > 4*argonMemory || h.time > 10 || h.time == 0 || h.lanes == 0 {
+	if h.memory > 4*fullMemory || h.time > 10 || h.time == 0 || h.lanes == 0 {
 		return h, errHash
 	}
 	var err error
