@@ -217,6 +217,22 @@ func TestThresholdsAtTheirEdges(t *testing.T) {
 		{"microphone", -51, Warn},
 		{"microphone", -60, Warn},
 		{"microphone", -61, Fail},
+		{"bandwidth-up", 1100, Pass},
+		{"bandwidth-up", 350, Pass},
+		{"bandwidth-up", 349.9, Warn},
+		{"bandwidth-up", 180, Warn},
+		{"bandwidth-up", 179.9, Fail},
+		{"bandwidth-down", 350, Pass},
+		{"bandwidth-down", 180, Warn},
+		{"bandwidth-down", 0, Fail},
+		{"latency-under-load", 49.9, Pass},
+		{"latency-under-load", 50, Warn},
+		{"latency-under-load", 200, Warn},
+		{"latency-under-load", 200.1, Fail},
+		{"cpu", 150, Pass},
+		{"cpu", 150.1, Warn},
+		{"cpu", 1000, Warn},
+		{"cpu", 1000.1, Fail},
 	} {
 		e := newEvidence(Measurements{Checks: []Measured{{ID: test.id, Result: OK, Value: value(test.value)}}}, Gateway{}, limits)
 		if got := e.check(test.id).Verdict; got != test.want {
@@ -227,6 +243,69 @@ func TestThresholdsAtTheirEdges(t *testing.T) {
 	e := newEvidence(Measurements{Checks: []Measured{{ID: "rtt", Result: OK, Value: value(150)}}}, Gateway{}, limits)
 	if e.check("rtt").Verdict != Warn {
 		t.Error("a configured threshold is not used")
+	}
+}
+
+// TestMOSAtItsEdges: 4.0 passes, 3.6 is worth a warning; the losses are those at which the E-model comes to just so much.
+func TestMOSAtItsEdges(t *testing.T) {
+	for _, test := range []struct {
+		mos  float64
+		want Verdict
+	}{{4.5, Pass}, {4.0, Pass}, {3.99, Warn}, {3.6, Warn}, {3.59, Fail}, {1, Fail}} {
+		if got := thresholds().atLeast("mos", test.mos); got != test.want {
+			t.Errorf("%v: %s, want %s", test.mos, got, test.want)
+		}
+	}
+	last := Pass
+	for loss := 0.0; loss <= 20; loss += 0.1 {
+		m := Measurements{Checks: []Measured{{ID: "rtt", Result: OK, Value: value(20)}, {ID: "jitter", Result: OK, Value: value(2)}, {ID: "loss", Result: OK, Value: value(loss)}}}
+		c := newEvidence(m, Gateway{}, thresholds()).check("mos")
+		if c.Value == nil || c.Verdict != thresholds().atLeast("mos", *c.Value) || worse(last, c.Verdict) != c.Verdict {
+			t.Fatalf("%.1f %% loss: %+v after %s", loss, c, last)
+		}
+		last = c.Verdict
+	}
+	if last != Fail {
+		t.Errorf("20 %% loss is %s", last)
+	}
+	if c := newEvidence(Measurements{Checks: []Measured{{ID: "rtt", Result: OK, Value: value(20)}}}, Gateway{}, thresholds()).check("mos"); c.Value != nil {
+		t.Error("a score without a loss")
+	}
+}
+
+// TestBusyComputer: what a late page measured is not held against the line, but what is good, or bad beyond the lateness, stays.
+func TestBusyComputer(t *testing.T) {
+	for _, test := range []struct {
+		id         string
+		late, seen float64
+		want       Verdict
+	}{
+		{"bandwidth-up", 300, 100, VerdictUnknown},
+		{"bandwidth-down", 300, 3000, Pass},
+		{"bandwidth-down", 100, 100, Fail},
+		{"rtt", 300, 480, VerdictUnknown},
+		{"rtt", 300, 520, Fail},
+		{"rtt", 100, 250, Warn},
+		{"jitter", 300, 80, VerdictUnknown},
+		{"jitter", 200, 240, Fail},
+		{"latency-under-load", 300, 340, VerdictUnknown},
+		{"latency-under-load", 300, 900, Fail},
+		{"loss", 300, 3, VerdictUnknown},
+		{"loss", 300, 12, Fail},
+	} {
+		m := Measurements{Checks: []Measured{{ID: test.id, Result: OK, Value: value(test.seen)}, {ID: "cpu", Result: OK, Value: value(test.late)}}}
+		if c := newEvidence(m, Gateway{}, thresholds()).check(test.id); c.Verdict != test.want || (c.Error == "busy") != (test.want == VerdictUnknown) {
+			t.Errorf("%s %v on a page that is %v ms late: %s %q, want %s", test.id, test.seen, test.late, c.Verdict, c.Error, test.want)
+		}
+	}
+	far := healthy()
+	far.Regions[0].RTT, far.Regions[1].RTT = 260*time.Millisecond, 300*time.Millisecond
+	wantCauses(t, allFine().with(Measured{ID: "cpu", Result: OK, Value: value(300)}), far, []string{"region-far", "cpu-limited"})
+	r := Analyse(allFine().with(Measured{ID: "loss", Result: OK, Value: value(3)}).with(Measured{ID: "cpu", Result: OK, Value: value(300)}), healthy(), thresholds())
+	for _, c := range r.Checks {
+		if c.ID == "mos" && c.Verdict != VerdictUnknown {
+			t.Errorf("a score of what was not measured: %+v", c)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 func TestAbuse_F11_ReportsThatAreNone(t *testing.T) {
 	check := func(fields string) string { return `{"version":1,"clock":1,"hold":45,"checks":[{` + fields + `}]}` }
 	good := check(`"id":"rtt","result":"ok","value":3,"ms":1`)
+	with := func(field string) string { return strings.Replace(good, `"hold":45`, `"hold":45,`+field, 1) }
 	_, srv := serve(t, Options{})
 	for name, test := range map[string]struct {
 		body string
@@ -53,6 +54,31 @@ func TestAbuse_F11_ReportsThatAreNone(t *testing.T) {
 		"deep":              {strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), 400},
 		"deep inside":       {`{"version":1,"clock":1,"hold":45,"checks":` + strings.Repeat(`[`, 50) + strings.Repeat(`]`, 50) + `}`, 400},
 		"a million keys":    {"{" + strings.Repeat(`"a":1,`, 40_000) + `"b":1}`, 400},
+		"a level":           {check(`"id":"relay:udp","result":"ok","level":"path","ms":1`), 200},
+		"a level too high":  {check(`"id":"relay:udp","result":"ok","level":"service","ms":1`), 400},
+		"a level of none":   {check(`"id":"camera","result":"ok","level":"media","ms":1`), 400},
+		"level as object":   {check(`"id":"relay:udp","result":"ok","level":{},"ms":1`), 400},
+		"a run":             {with(`"run":"abc-DEF_1"`), 200},
+		"a run with markup": {with(`"run":"<b>"`), 400},
+		"a long run":        {with(`"run":"` + strings.Repeat("x", 65) + `"`), 400},
+		"mapped":            {with(`"mapped":"2001:db8::1"`), 200},
+		"mapped a name":     {with(`"mapped":"gw.example"`), 400},
+		"mapped a network":  {with(`"mapped":"10.0.0.0/8"`), 400},
+		"connection":        {with(`"connection":"wifi"`), 200},
+		"a connection new":  {with(`"connection":"carrier pigeon"`), 400},
+		"series":            {with(`"series":[{"id":"rtt","every":0.1,"values":[1,2]}]`), 200},
+		"series unknown":    {with(`"series":[{"id":"x","every":0.1,"values":[1]}]`), 400},
+		"series twice":      {with(`"series":[{"id":"rtt","every":1,"values":[]},{"id":"rtt","every":1,"values":[]}]`), 400},
+		"series too long":   {with(`"series":[{"id":"rtt","every":1,"values":[` + strings.Repeat("1,", 400) + `1]}]`), 400},
+		"series of never":   {with(`"series":[{"id":"rtt","every":0,"values":[1]}]`), 400},
+		"series negative":   {with(`"series":[{"id":"rtt","every":1,"values":[-1]}]`), 400},
+		"series infinite":   {with(`"series":[{"id":"rtt","every":1,"values":[1e999]}]`), 400},
+		"series huge":       {with(`"series":[{"id":"rtt","every":1,"values":[1e8]}]`), 400},
+		"series as texts":   {with(`"series":[{"id":"rtt","every":1,"values":["1"]}]`), 400},
+		"series in series":  {with(`"series":[[[{"id":"rtt"}]]]`), 400},
+		"host with markup":  {check(`"id":"call-server:https","target":"<b>","result":"ok","ms":1`), 400},
+		"host with a path":  {check(`"id":"call-server:https","target":"a.example/x","result":"ok","ms":1`), 400},
+		"bandwidth of all":  {check(`"id":"bandwidth-up","result":"ok","value":10000001,"ms":1`), 400},
 		"10 MB":             {`{"version":1,"clock":1,"hold":45,"checks":[{"detail":"` + strings.Repeat("x", 10<<20) + `"}]}`, 413},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -383,6 +383,14 @@ func TestChromiumPrecallWithoutRelay(t *testing.T) {
 	p.waitFor("a run", 10*time.Second, "document.documentElement.dataset.precall === 'running'")
 	p.text("document.getElementById('cancel').click()")
 	p.waitFor("the beginning again", 10*time.Second, "!document.getElementById('intro').hidden && document.documentElement.dataset.precall === undefined")
+	if said := p.text("document.getElementById('cancelled').textContent"); said == "" {
+		t.Error("nothing says that the test was cancelled")
+	}
+	p.everyLook("precall-cancelled-de")
+	p.text("document.getElementById('start').click()")
+	p.waitFor("another run", 10*time.Second, "document.documentElement.dataset.precall === 'running' && document.getElementById('progress').value < 50")
+	p.text("document.getElementById('cancel').click()")
+	p.waitFor("the beginning once more", 10*time.Second, "!document.getElementById('intro').hidden && document.documentElement.dataset.precall === undefined")
 	p.navigate(base + "/precall/?lang=en") // what the cancelled run still had to say has been said by now
 	p.clean("WebSocket is closed before the connection is established")
 	r := p.run(base + "/precall/?autorun=1&hold=5&lang=en")
@@ -450,6 +458,16 @@ func TestChromiumPrecallThroughARelay(t *testing.T) {
 	p.navigate(base + "/precall/?autorun=1&hold=5&lang=de")
 	p.waitFor("sound and picture", 40*time.Second, "document.querySelectorAll('#steps li').length > 8")
 	p.everyLook("precall-run-de")
+	// Another microphone while the test runs is opened and measured in the place of the first.
+	p.navigate(base + "/precall/?autorun=1&hold=9&lang=de")
+	p.waitFor("a choice of microphones", 40*time.Second, "document.getElementById('pick-microphone').options.length > 1")
+	p.text("(() => { const pick = document.getElementById('pick-microphone'); pick.selectedIndex = pick.options.length - 1; pick.dispatchEvent(new Event('change')); })()")
+	var changed report
+	p.waitFor("the end of the test", 80*time.Second, "document.documentElement.dataset.precall === 'done'")
+	must(t, json.Unmarshal([]byte(p.text("JSON.stringify(window.hafenReport)")), &changed))
+	if got := changed.verdict("microphone"); got != "pass" || changed.verdict("relay:media") != "pass" {
+		t.Errorf("after another microphone was chosen: %s, media %s", got, changed.verdict("relay:media"))
+	}
 	r := p.run(base + "/precall/?autorun=1&hold=5&lang=de")
 	for _, id := range []string{"relay:udp", "relay:tcp", "relay:media", "call-server:websocket", "call-server:longpoll"} {
 		if got := r.verdict(id); got != "pass" {

@@ -55,6 +55,7 @@ async function start(seconds, automatic = false) {
   const began = performance.now();
   delete window.hafenReport;
   forget();
+  $('cancelled').textContent = '';
   $('steps').replaceChildren();
   $('progress').value = 0;
   $('waiting').hidden = false;
@@ -69,6 +70,7 @@ async function start(seconds, automatic = false) {
     if (error instanceof Cancelled || current.stop.signal.aborted) {
       delete root.dataset.precall;
       only('intro');
+      $('cancelled').textContent = t('error.cancelled');
       $('start').focus();
     } else {
       finish(sayUnsent(current.checks, error));

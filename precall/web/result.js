@@ -114,7 +114,7 @@ export function sayUnsent(checks, error) {
       version: 1, id: '', code: '', time: new Date().toISOString(), verdict: 'fail', causes: [],
       checks: checks.map(({ id, target, result, value, detail, ms }) => ({
         id, target, level: 'device', verdict: verdicts[result], value, unit: '', detail: detail ?? '', ms,
-      })).concat({ id: 'gateway:call-servers', level: 'gateway', verdict: 'fail', detail: error.message, ms: 0 }),
+      })).concat({ id: 'call-server:https', target: location.hostname, level: 'gateway', verdict: 'fail', detail: error.message, ms: 0 }),
     },
   };
 }

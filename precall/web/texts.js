@@ -15,10 +15,10 @@ export function has(key) {
 }
 
 // Numbers stand beside addresses and ports: the same digits everywhere.
-const digits = lang === 'ar' ? 'ar-u-nu-latn' : lang;
+const locale = lang === 'ar' ? 'ar-u-nu-latn' : lang;
 
 // number writes a number as the language does, rounded to what matters.
 export function number(value) {
   const digits = Math.abs(value) < 10 && !Number.isInteger(value) ? 1 : 0;
-  return new Intl.NumberFormat(digits, { maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(locale, { maximumFractionDigits: digits }).format(value);
 }

@@ -31,6 +31,10 @@ type fault struct {
 	also string // the second fault's, which must be among the others
 	// make brings it about in the laboratory of its group, and says how the page is to be opened.
 	make func(t *testing.T, l *laboratory) visit
+	// within is how long the page may take; 0: as long as it takes.
+	within time.Duration
+	// proven: media went through the cloud and back, and the page says so.
+	proven bool
 	// daily rows are tried by a plain `go test`, all others by -matrix and -row alone.
 	daily bool
 }
@@ -64,7 +68,9 @@ type outcome struct {
 	Causes          []string
 	Right           bool
 	// Busy: the page itself found that this machine had no time for it, and so said nothing of the line.
-	Busy   bool
+	Busy bool
+	// Late: the page took longer than it may.
+	Late   bool
 	Took   time.Duration // the page's own, from the start to the result
 	Report report        // for whoever wonders
 }
@@ -83,6 +89,9 @@ func (o outcome) String() string {
 	}
 	if o.Also != "" {
 		want += " + " + o.Also
+	}
+	if o.Late {
+		sign += " late"
 	}
 	return fmt.Sprintf("%s  %-34s %-44s %-5s %4.0f s  %s", sign, o.Row, want, o.Verdict, o.Took.Seconds(), strings.Join(o.Causes, ", "))
 }
@@ -203,7 +212,14 @@ func judge(f fault, r report) outcome {
 		first := causes[0] == f.want || causes[0] == f.also
 		o.Right = first && slices.Contains(causes, f.want) && slices.Contains(causes, f.also)
 	}
+	o.Late = f.within > 0 && r.took > f.within
+	o.Right = o.Right && !o.Late && (!f.proven || r.proven())
 	return o
+}
+
+// proven reports whether sound and picture went through the cloud's relay and back.
+func (r report) proven() bool {
+	return slices.ContainsFunc(r.Checks, func(c checked) bool { return c.ID == "relay:media" && c.Level == "media" && c.Verdict == "pass" })
 }
 
 // lineCauses are those that a page can't tell on a machine that has no time for it.

@@ -48,9 +48,16 @@ func (l *laboratory) company(t *testing.T, short string, m *middlebox) *namespac
 	return l.office(short, map[string]string{gatewayName: box.addr, callName: box.addr}, "ip daddr "+box.addr+" tcp dport 443")
 }
 
+// quickRun is how long a run takes at most that is not the long one.
+const quickRun = time.Minute
+
 func wayFaults() []fault {
 	return []fault{
 		{name: "all fine", make: func(_ *testing.T, l *laboratory) visit { return visit{office: l.open("fine")} }},
+		{name: "all fine at full length", within: quickRun, make: func(_ *testing.T, l *laboratory) visit { return visit{office: l.open("full"), hold: 45} }},
+		{name: "everything closed at full length", want: "turn-tls-blocked", within: quickRun, make: func(t *testing.T, l *laboratory) visit {
+			return visit{office: l.company(t, "closed", &middlebox{resetTURN: true, stripUpgrade: true}), hold: 45}
+		}},
 		{name: "UDP blocked", want: "udp-blocked", make: func(_ *testing.T, l *laboratory) visit {
 			names := map[string]string{gatewayName: gatewayAddr, callName: gatewayAddr, fraName: fraAddr, lonName: lonAddr}
 			return visit{office: l.office("noudp", names, "meta l4proto tcp")}
@@ -211,7 +218,8 @@ func fakePicture(t *testing.T, luma func(y, x int) byte) []string {
 func lineFaults() []fault {
 	at := func(name, want string, spoil func(t *testing.T, l *laboratory, office *namespace)) fault {
 		return fault{name: name, want: want, make: func(t *testing.T, l *laboratory) visit {
-			office := l.open("l" + strings.NewReplacer(" ", "", "%", "", "/", "", ",", "").Replace(name)[:8])
+			short := strings.NewReplacer(" ", "", "%", "", "/", "", ",", "").Replace(name)
+			office := l.open("l" + short[:min(8, len(short))])
 			spoil(t, l, office)
 			return visit{office: office}
 		}}
@@ -297,7 +305,7 @@ func gatewayFaults() []fault {
 			must(t, os.WriteFile(file, []byte("not-the-secret\n"), 0o600))
 			return with(replace("    probes: {https: /healthz}", "    turn_credentials: {secret_file: "+file+"}\n    probes: {https: /healthz}"))(t, l)
 		}},
-		{name: "media through the cloud", want: "", make: func(t *testing.T, l *laboratory) visit {
+		{name: "media through the cloud", proven: true, make: func(t *testing.T, l *laboratory) visit {
 			file := filepath.Join(l.dir, "right.secret")
 			must(t, os.WriteFile(file, []byte(relaySecret+"\n"), 0o600))
 			return with(replace("    probes: {https: /healthz}", "    turn_credentials: {secret_file: "+file+"}\n    probes: {https: /healthz}"))(t, l)

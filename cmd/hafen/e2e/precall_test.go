@@ -11,19 +11,12 @@ import (
 
 // report is window.hafenReport, as far as scripts may rely on it.
 type report struct {
-	Version int    `json:"version"`
-	ID      string `json:"id"`
-	Code    string `json:"code"`
-	Verdict string `json:"verdict"`
-	Checks  []struct {
-		ID      string  `json:"id"`
-		Target  string  `json:"target"`
-		Level   string  `json:"level"`
-		Verdict string  `json:"verdict"`
-		Value   float64 `json:"value"`
-		Detail  string  `json:"detail"`
-	} `json:"checks"`
-	Causes []struct {
+	Version int       `json:"version"`
+	ID      string    `json:"id"`
+	Code    string    `json:"code"`
+	Verdict string    `json:"verdict"`
+	Checks  []checked `json:"checks"`
+	Causes  []struct {
 		ID         string  `json:"id"`
 		Confidence float64 `json:"confidence"`
 		Advice     struct {
@@ -32,6 +25,16 @@ type report struct {
 		} `json:"advice"`
 	} `json:"causes"`
 	took time.Duration // of the whole run
+}
+
+// checked is one check of a report.
+type checked struct {
+	ID      string  `json:"id"`
+	Target  string  `json:"target"`
+	Level   string  `json:"level"`
+	Verdict string  `json:"verdict"`
+	Value   float64 `json:"value"`
+	Detail  string  `json:"detail"`
 }
 
 // precall runs the test page to its end and returns its report.
@@ -118,4 +121,40 @@ func (r report) causes() string {
 		ids = append(ids, fmt.Sprintf("%s (%.1f)", c.ID, c.Confidence))
 	}
 	return strings.Join(ids, ", ")
+}
+
+// TestFirefoxPrecall: Firefox ESR runs the whole test, and where nothing is wrong finds nothing wrong.
+func TestFirefoxPrecall(t *testing.T) {
+	needFirefox(t)
+	longScenario(t, firefoxPrecall)
+}
+
+func firefoxPrecall(t *testing.T) {
+	l := usualLaboratory(t)
+	fox := newFirefox(t, l.open("fox"), l.ca, "function FindProxyForURL() { return 'DIRECT'; }")
+	fox.open("https://" + gatewayName + "/precall/?autorun=1&hold=5")
+	waitForOr(t, "the precall test's end", 2*time.Minute, func() bool {
+		return fox.text("document.documentElement.dataset.precall") == "done"
+	}, func() string { return fox.text("document.body.innerText") })
+	var r report
+	must(t, json.Unmarshal([]byte(fox.text("JSON.stringify(window.hafenReport)")), &r))
+	for _, id := range []string{"browser", "relay:tls", "relay:media", "rtt", "loss", "bandwidth-up", "bandwidth-down", "call-server:websocket", "call-server:longpoll", "interception"} {
+		if v := r.check(id); v != "pass" {
+			t.Errorf("%s: %s, want pass", id, v)
+		}
+	}
+	if o := judge(fault{name: "all fine"}, r); !o.Right {
+		t.Errorf("%s\n%s", o, r)
+	} else {
+		t.Log(o)
+	}
+}
+
+// text evaluates an expression to a string; errors read as "".
+func (f *firefox) text(expr string) string {
+	var answer struct {
+		Result struct{ Value string } `json:"result"`
+	}
+	_ = f.try("script.evaluate", map[string]any{"expression": "String(" + expr + ")", "awaitPromise": false, "target": map[string]any{"context": f.tab}}, &answer)
+	return answer.Result.Value
 }
