@@ -88,13 +88,13 @@ longpoll: deps ## long-polls of three minutes, in real time, on every way throug
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
 long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode, what media is made of (root)
-	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestMediaCannotBeRead)$$' ./cmd/hafen/e2e -long -wobble 10m
+	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestMediaCannotBeRead)$$' ./cmd/hafen/e2e -long -wobble 10m
 
 turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave
 
-precall-matrix: deps ## every row of the precall test's fault matrix, with real faults and a real Chromium (root; half an hour)
-	MATRIX_OUT=$(CURDIR)/bin/matrix.jsonl $(GO) test -count=1 -timeout 90m -v -run '^TestPrecallMatrix$$' ./cmd/hafen/e2e -matrix
+precall-matrix: deps ## the precall test's fault matrix, with real faults and a real Chromium (root; 40 minutes); ROWS='line/' tries some rows, ROWS=third a third, rotating by day
+	MATRIX_OUT=$(CURDIR)/bin/matrix.jsonl $(GO) test -count=1 -timeout 90m -v -run '^TestPrecallMatrix$$' ./cmd/hafen/e2e $(if $(ROWS),-row '$(ROWS)',-matrix)
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
 	$(GO) run ./cmd/internal/bench/proxy -hafen bin/hafen $(BENCHFLAGS)

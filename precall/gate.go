@@ -91,7 +91,7 @@ func (s *Server) serveVerdict(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, verdictAnswer{
-		ID: rec.ID, Time: rec.Time, Verdict: rec.Result.Verdict, Mode: s.settings.Load().mode, Gate: decide(s.opts.Mode, rec.Result), Causes: causeIDs(rec.Result),
+		ID: rec.ID, Time: rec.Time, Verdict: rec.Result.Verdict, Mode: s.settings.Load().mode, Gate: decide(s.settings.Load().mode, rec.Result), Causes: causeIDs(rec.Result),
 	})
 }
 
