@@ -393,6 +393,11 @@ func TestChromiumPrecallWithoutRelay(t *testing.T) {
 	p.waitFor("the beginning once more", 10*time.Second, "!document.getElementById('intro').hidden && document.documentElement.dataset.precall === undefined")
 	p.navigate(base + "/precall/?lang=en") // what the cancelled run still had to say has been said by now
 	p.clean("WebSocket is closed before the connection is established")
+	p.carried(map[string]string{
+		"[]": "undefined", "[800]": "800", "[0,0,300,300,300,300,300,300,300,300,300,300]": "300",
+		"[9000,9000,9000,9000,300,300,300,300,300,300,300,300]":        "300",  // a policer's bucket, then its rate
+		"[0,0,0,0,6000,6000,6000,6000,0,0,0,6000,6000,6000,6000,6000]": "6000", // a page that was late to read
+	})
 	r := p.run(base + "/precall/?autorun=1&hold=5&lang=en")
 	if r.Version != 1 || r.Verdict != "fail" || len(r.ID) != 32 || len(r.Code) != 7 {
 		t.Errorf("%+v", r)
@@ -411,6 +416,17 @@ func TestChromiumPrecallWithoutRelay(t *testing.T) {
 	p.text("document.querySelectorAll('#result details').forEach((d) => { d.open = true })")
 	p.everyLook("precall-fail-en")
 	p.clean()
+}
+
+// carried holds what the page makes of the rates of a line's quarters of a second against what it carries.
+func (p *tab) carried(of map[string]string) {
+	p.t.Helper()
+	for rates, want := range of {
+		got := p.text("import(document.querySelector('script[type=module]').src.replace('app.js', 'load.js')).then((load) => String(load.carried(" + rates + ")))")
+		if got != want {
+			p.t.Errorf("rates %s: the line carries %s, want %s", rates, got, want)
+		}
+	}
 }
 
 // coturn runs Debian's coturn on loopback and gives its port: a relay that works, where the gateway's own is not at hand.
