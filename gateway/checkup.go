@@ -32,6 +32,8 @@ type Finding struct {
 	Verdict Verdict `json:"verdict"`
 	Detail  string  `json:"detail"`
 	Todo    string  `json:"todo,omitempty"`
+	// Target is what was connected to, "TCP host:port": the firewall sheet's line that it tries. "": none.
+	Target string `json:"target,omitempty"`
 }
 
 // CheckupOptions are the world of a checkup.
@@ -73,7 +75,7 @@ func Checkup(ctx context.Context, o CheckupOptions) ([]Finding, error) {
 	}
 	defer c.close()
 	steps := []func(context.Context) []Finding{
-		c.ports, c.files, c.disk, c.clock, c.names, c.certificates, c.proxy, c.callServers, c.regions, c.pac, c.store,
+		c.ports, c.files, c.disk, c.clock, c.names, c.certificates, c.proxy, c.callServers, c.regions, c.pac, c.store, c.reports,
 	}
 	found := make([][]Finding, len(steps))
 	var wg sync.WaitGroup

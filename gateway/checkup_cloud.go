@@ -17,7 +17,7 @@ func (c *checkup) proxy(ctx context.Context) []Finding {
 	if p == nil {
 		return []Finding{{Area: "proxy", About: "company proxy", Verdict: Skip, Detail: "egress.proxy is not set"}}
 	}
-	f := Finding{Area: "proxy", About: "company proxy " + p.Addr, Verdict: Skip, Detail: "no call server to ask for"}
+	f := Finding{Area: "proxy", About: "company proxy " + p.Addr, Verdict: Skip, Detail: "no call server to ask for", Target: "TCP " + p.Addr}
 	for i := range c.Config.Services {
 		s := &c.Config.Services[i]
 		for _, host := range s.CallServers() {
@@ -83,7 +83,7 @@ func asking(servers []signaling.CallServer) bool {
 }
 
 func callServerFinding(s signaling.CallServer, name, key string, check signaling.Check) Finding {
-	f := Finding{Area: "call server", About: s.Host + " " + name, Verdict: Pass, Detail: check.Why}
+	f := Finding{Area: "call server", About: s.Host + " " + name, Verdict: Pass, Detail: check.Why, Target: "TCP " + net.JoinHostPort(s.Host, "443")}
 	if check.RTT > 0 {
 		f.Detail = fmt.Sprintf("%s %d ms", check.Why, check.RTT.Milliseconds())
 	}
@@ -166,7 +166,7 @@ func regionFindings(r relay.RegionStatus, anotherUp bool) []Finding {
 	}
 	all := []Finding{f}
 	for _, rung := range r.Rungs {
-		g := Finding{Area: "region", About: r.Service + "/" + r.Name + " " + rung.Name, Verdict: Pass, Detail: fmt.Sprintf("%.0f ms", rung.RTT)}
+		g := Finding{Area: "region", About: r.Service + "/" + r.Name + " " + rung.Name, Verdict: Pass, Detail: fmt.Sprintf("%.0f ms", rung.RTT), Target: rungTarget(rung)}
 		switch {
 		case rung.State == "up" && rung.Note != "":
 			g.Detail += "; " + rung.Note
@@ -182,6 +182,17 @@ func regionFindings(r relay.RegionStatus, anotherUp bool) []Finding {
 		all = append(all, g)
 	}
 	return all
+}
+
+// rungTarget is what the firewall sheet has a line for.
+func rungTarget(rung relay.RungStatus) string {
+	switch rung.Kind {
+	case "udp":
+		return "UDP " + rung.Target
+	case "proxy":
+		return "" // the line is about the company proxy's way
+	}
+	return "TCP " + rung.Target
 }
 
 func rungTodo(rung relay.RungStatus) string {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -286,5 +288,69 @@ func TestCheckupOfARunningGateway(t *testing.T) {
 				t.Errorf("running %v: %+v, want %s", running, f, want)
 			}
 		}
+	}
+}
+
+// TestCheckupReports: what takes events and audit records is asked without sending any, and a dead one is named with what to do.
+func TestCheckupReports(t *testing.T) {
+	mail, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mail.Close() })
+	go func() {
+		for {
+			conn, err := mail.Accept()
+			if err != nil {
+				return
+			}
+			go smtpServer(conn)
+		}
+	}()
+	posted := make(chan struct{}, 1)
+	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { posted <- struct{}{} }))
+	t.Cleanup(hook.Close)
+	p := newPatient(t)
+	p.cfg.Events = configs.Events{Webhook: hook.URL + "/a-secret", Mail: configs.Mail{Server: mail.Addr().String(), From: "hafen@hospital.example", To: []string{"it@hospital.example"}}}
+	p.cfg.Audit.Syslog = "127.0.0.1:1"
+	found, err := Checkup(t.Context(), p.opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for about, want := range map[string]struct {
+		verdict        Verdict
+		detail, target string
+	}{
+		"events.webhook":     {Pass, "nothing was posted", "TCP " + strings.TrimPrefix(hook.URL, "http://")},
+		"events.mail.server": {Pass, "is a mail server, without STARTTLS", "TCP " + mail.Addr().String()},
+		"audit.syslog":       {Warn, "connection refused", "TCP 127.0.0.1:1"},
+	} {
+		at := slices.IndexFunc(found, func(f Finding) bool { return f.About == about })
+		if at < 0 {
+			t.Errorf("%s is not among the findings", about)
+			continue
+		}
+		f := found[at]
+		if f.Verdict != want.verdict || !strings.Contains(f.Detail, want.detail) || f.Target != want.target || strings.Contains(f.Detail+f.Todo, "secret") || (f.Verdict == Warn) != (f.Todo != "") {
+			t.Errorf("%+v", f)
+		}
+	}
+	select {
+	case <-posted:
+		t.Error("something was posted")
+	default:
+	}
+}
+
+// smtpServer greets, and does as it is told until QUIT.
+func smtpServer(conn net.Conn) {
+	defer func() { _ = conn.Close() }()
+	_, _ = fmt.Fprint(conn, "220 mail.hospital.example ESMTP\r\n")
+	for s := bufio.NewScanner(conn); s.Scan(); {
+		if strings.HasPrefix(s.Text(), "QUIT") {
+			_, _ = fmt.Fprint(conn, "221 bye\r\n")
+			return
+		}
+		_, _ = fmt.Fprint(conn, "250 ok\r\n")
 	}
 }

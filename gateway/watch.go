@@ -21,7 +21,7 @@ import (
 	"hafen/gateway/status"
 )
 
-// watch is what the gateway finds out about itself beside its parts: disk, company proxy, limits that were hit; and whom it
+// watch is what the gateway finds out about itself beside its parts: disk, company proxy, DNS, limits that were hit; and whom it
 // tells: the incidents' notifier and the auditor's log.
 type watch struct {
 	events *events.Notifier
@@ -33,18 +33,12 @@ type watch struct {
 	drill drill
 	wg    sync.WaitGroup // of what looks
 
-	hurry chan struct{} // somebody waits for news of the company proxy
+	hurry chan struct{} // somebody waits for news of the company proxy and DNS
 
 	mu      sync.Mutex
-	proxy   proxyFinding
+	proxy   finding       // of the company proxy
+	dns     finding       // of the DNS servers
 	refused []refusedThen // of the last minute, oldest first
-}
-
-// proxyFinding is what came of asking the company proxy.
-type proxyFinding struct {
-	asked bool
-	host  string
-	err   error
 }
 
 // refusedThen is how much had been refused at a moment, by limit.
@@ -52,14 +46,6 @@ type refusedThen struct {
 	at time.Time
 	by map[string]int
 }
-
-const (
-	// proxyPeriod is how often the company proxy is asked for a way out while nobody watches; proxyPause while somebody does.
-	proxyPeriod = 30 * time.Second
-	proxyPause  = 1500 * time.Millisecond
-	// proxyPatience is how long it may take.
-	proxyPatience = 3 * time.Second
-)
 
 func (g *Gateway) makeWatch() error {
 	c := g.config()
@@ -106,7 +92,7 @@ func (g *Gateway) prepareWatch(c *configs.Config) (use func(), err error) {
 
 // startWatch begins to look; what looks ends with Stop, before the parts that it looks at are closed.
 func (g *Gateway) startWatch() {
-	for _, look := range []func(context.Context){g.status.Run, g.watch.events.Run, g.askProxy} {
+	for _, look := range []func(context.Context){g.status.Run, g.watch.events.Run, g.askOutside} {
 		g.watch.wg.Go(func() { look(g.ctx) })
 	}
 }
@@ -117,56 +103,6 @@ func (g *Gateway) dialReports(ctx context.Context, network, addr string) (net.Co
 }
 
 var ownNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
-
-// askProxy asks the company proxy for a way to a call server, now and at intervals.
-func (g *Gateway) askProxy(ctx context.Context) {
-	for ctx.Err() == nil {
-		asked := time.Now()
-		g.askProxyOnce(ctx)
-		select {
-		case <-time.After(proxyPeriod):
-		case <-ctx.Done():
-		case <-g.watch.hurry:
-			select {
-			case <-time.After(proxyPause - time.Since(asked)):
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
-func (g *Gateway) askProxyOnce(ctx context.Context) {
-	now := g.now.Load()
-	var found proxyFinding
-	if host, service := proxied(now); host != "" {
-		try, cancel := context.WithTimeout(ctx, proxyPatience)
-		defer cancel()
-		conn, err := now.dialer.DialVia(try, "tcp", net.JoinHostPort(host, "443"), scopeOf(service))
-		if err == nil {
-			_ = conn.Close()
-		}
-		found = proxyFinding{true, host, err}
-	}
-	g.watch.mu.Lock()
-	defer g.watch.mu.Unlock()
-	g.watch.proxy = found
-}
-
-// proxied is the first call server that is reached through the company proxy; "" where there is none.
-func proxied(now *generation) (string, *configs.Service) {
-	if now.dialer.Proxy == nil {
-		return "", nil
-	}
-	for i := range now.config.Services {
-		s := &now.config.Services[i]
-		for _, host := range s.CallServers() {
-			if !now.dialer.Proxy.Exempt(host, 443) {
-				return host, s
-			}
-		}
-	}
-	return "", nil
-}
 
 // hurryUp has everything asked that is asked at intervals: somebody has the status page open.
 func (g *Gateway) hurryUp() {
@@ -220,6 +156,9 @@ func (g *Gateway) selfTests() []status.SelfTest {
 	if g.dialer().Proxy != nil {
 		all = append(all, g.proxyTest())
 	}
+	if t := g.dnsTest(); t.State != "" {
+		all = append(all, t)
+	}
 	if parent := g.forward.ParentState(); parent.Configured {
 		all = append(all, parentTest(parent, g.config().PAC.ParentFile != ""))
 	}
@@ -261,20 +200,6 @@ func parentTest(p forward.ParentState, isFile bool) status.SelfTest {
 	}
 	if !p.Have {
 		t.State, t.Sentence, t.Works = "fail", "The company's own PAC file could never be read: the gateway's own is off.", "Browsers that have a PAC file already go on with it."
-	}
-	return t
-}
-
-func (g *Gateway) proxyTest() status.SelfTest {
-	g.watch.mu.Lock()
-	found := g.watch.proxy
-	g.watch.mu.Unlock()
-	t := status.SelfTest{Kind: "company-proxy", State: "pass", Sentence: "The company proxy lets the gateway through.", Works: "What needs no proxy works."}
-	switch {
-	case !found.asked:
-		t.State, t.Sentence = "skipped", "The company proxy has not been asked yet."
-	case found.err != nil:
-		t.State, t.Sentence, t.Advice = "fail", fmt.Sprintf("The company proxy does not let the gateway through to %s.", found.host), found.err.Error()
 	}
 	return t
 }

@@ -22,6 +22,15 @@ type doctorReport struct {
 	Time    time.Time         `json:"time"`
 	Version string            `json:"version"`
 	Checks  []gateway.Finding `json:"checks"`
+	// Rules are the lines of the firewall sheet, each with what came of trying it.
+	Rules []triedRule `json:"firewall,omitempty"`
+}
+
+// triedRule is a line of the firewall sheet. Verdict is SKIP where nothing was tried.
+type triedRule struct {
+	Number  int             `json:"number"`
+	Rule    string          `json:"rule"`
+	Verdict gateway.Verdict `json:"verdict"`
 }
 
 // doctor says what works on this machine and towards the cloud, and what to do about the rest.
@@ -84,9 +93,35 @@ func examine(ctx context.Context, w world, file string, o gateway.CheckupOptions
 			found = []gateway.Finding{{Area: "configuration", About: name, Verdict: gateway.Fail, Detail: err.Error()}}
 		}
 		report.Checks = append(report.Checks, found...)
+		if names, err := gateway.NewNames(cfg); err == nil {
+			sheet := newSheet(cfg, &nameLookup{ctx: ctx, cfg: cfg, names: names}, report.Time)
+			report.Rules = triedRules(sheet, report.Checks)
+		}
 	}
 	report.judge()
 	return report, nil
+}
+
+// triedRules marks the lines of the sheet that a check has tried. One that got through is enough: another may have failed for
+// another reason, and has its own line above.
+func triedRules(sheet ruleSheet, checks []gateway.Finding) []triedRule {
+	worth := []gateway.Verdict{gateway.Pass, gateway.Warn, gateway.Fail}
+	best := make(map[string]gateway.Verdict)
+	for _, f := range checks {
+		at := slices.Index(worth, f.Verdict)
+		if before, tried := best[f.Target]; at >= 0 && (!tried || at < slices.Index(worth, before)) {
+			best[f.Target] = f.Verdict
+		}
+	}
+	var all []triedRule
+	for _, r := range sheet.Rules {
+		t := triedRule{r.Number, fmt.Sprintf("%s from %s to %s", r.service(), r.From, r.To), gateway.Skip}
+		if v, tried := best[r.target()]; tried && r.FromZone == zoneDMZ {
+			t.Verdict = v
+		}
+		all = append(all, t)
+	}
+	return all
 }
 
 // runningVersion asks the gateway that runs here; "" when none answers.
@@ -154,6 +189,19 @@ func (r *doctorReport) write(out io.Writer) {
 		if f.Todo != "" {
 			fmt.Fprintf(out, "      %-*s  → %s\n", area, "", f.Todo)
 		}
+	}
+	r.writeRules(out)
+}
+
+// writeRules marks the firewall sheet's lines.
+func (r *doctorReport) writeRules(out io.Writer) {
+	if len(r.Rules) == 0 {
+		return
+	}
+	fmt.Fprintf(out, "\nThe lines of the firewall sheet (hafen firewall), as far as they can be tried from here:\n")
+	words := map[gateway.Verdict]string{gateway.Pass: "tried, open", gateway.Warn: "tried, closed", gateway.Fail: "tried, closed", gateway.Skip: "not tried"}
+	for _, t := range r.Rules {
+		fmt.Fprintf(out, "%3d  %-13s  %s\n", t.Number, words[t.Verdict], t.Rule)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"hafen/configs"
 	"hafen/gateway"
 )
 
@@ -53,5 +54,41 @@ func TestDoctorSaysTheWorstFirst(t *testing.T) {
 	}
 	if strings.Index(stdout, "SKIP") < strings.Index(stdout, "PASS") {
 		t.Errorf("what was not asked comes last:\n%s", stdout)
+	}
+}
+
+// TestDoctorMarksTheSheet: the lines of the firewall sheet say which of them were tried, and how that went.
+func TestDoctorMarksTheSheet(t *testing.T) {
+	sheet := newSheet(fwConfig(func(c *configs.Config) {
+		c.Admin.Listen, c.Events.Webhook = ":8443", "https://chat.hospital.example/hooks/secret"
+	}), fakeLookup{}, sheetTime)
+	rules := triedRules(sheet, []gateway.Finding{
+		{Verdict: gateway.Fail, Target: "TCP call.example.net:443"},
+		{Verdict: gateway.Pass, Target: "TCP call.example.net:443"},
+		{Verdict: gateway.Warn, Target: "UDP fra.example.net:3478"},
+		{Verdict: gateway.Pass, Target: "TCP chat.hospital.example:443"},
+		{Verdict: gateway.Pass},
+	})
+	want := map[string]gateway.Verdict{"to call.example.net": gateway.Pass, "UDP 3478": gateway.Warn, "to chat.hospital.example": gateway.Pass, "UDP 123": gateway.Skip, "TCP 8443": gateway.Skip}
+	for _, r := range rules {
+		for words, verdict := range want {
+			if strings.Contains(r.Rule, words) {
+				delete(want, words)
+				if r.Verdict != verdict {
+					t.Errorf("%s: %s, want %s", r.Rule, r.Verdict, verdict)
+				}
+			}
+		}
+		if strings.Contains(r.Rule, "secret") {
+			t.Error(r.Rule)
+		}
+	}
+	if len(rules) != len(sheet.Rules) || len(want) > 0 {
+		t.Errorf("%d rules of %d, not found: %v", len(rules), len(sheet.Rules), want)
+	}
+	var out strings.Builder
+	(&doctorReport{Rules: rules}).writeRules(&out)
+	if !strings.Contains(out.String(), "tried, open    TCP 443") || !strings.Contains(out.String(), "tried, closed  UDP 3478") || !strings.Contains(out.String(), "not tried") {
+		t.Error(out.String())
 	}
 }

@@ -138,14 +138,37 @@ func (m *sheetMaker) inward() {
 	in(l.HTTP, fwRule{
 		Protocol: "TCP", Application: "HTTP", Why: "PAC file by WPAD, redirect to https", Without: "no WPAD; http:// addresses do not answer",
 	})
-	if host, _, err := net.SplitHostPort(l.Metrics); err == nil {
-		if a, err := netip.ParseAddr(host); err != nil || !a.IsLoopback() {
-			in([]string{l.Metrics}, fwRule{
-				FromZone: zoneHouse, From: "monitoring", Protocol: "TCP", Application: "HTTP: /metrics, /readyz",
-				Why: "monitoring", Without: "nobody is told when something breaks",
-			})
+	if admin := m.cfg.Admin; beyondLoopback(admin.Listen) {
+		from := make([]string, 0, len(admin.Networks))
+		for _, n := range admin.Networks {
+			from = append(from, n.String())
 		}
+		in([]string{admin.Listen}, fwRule{
+			From: strings.Join(from, ", "), Protocol: "TCP", Application: "HTTPS: the status page", Inspection: exempt, Idle: idleTCP,
+			Why: "administrators and help desk (admin.listen)", Without: "the status page is not reached",
+		})
 	}
+	if beyondLoopback(l.Metrics) {
+		in([]string{l.Metrics}, fwRule{
+			FromZone: zoneHouse, From: "monitoring", Protocol: "TCP", Application: "HTTP: /metrics, /readyz",
+			Why: "monitoring", Without: "nobody is told when something breaks",
+		})
+	}
+}
+
+// beyondLoopback reports whether others than this machine reach a listener.
+func beyondLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(host)
+	return err != nil || !a.IsLoopback()
+}
+
+// target is the rule as the doctor's findings name what they connect to.
+func (r fwRule) target() string {
+	return r.Protocol + " " + net.JoinHostPort(r.To, r.Ports)
 }
 
 // callServers are the rules for a service's signaling.

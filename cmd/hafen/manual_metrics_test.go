@@ -89,19 +89,29 @@ func TestAlertRules(t *testing.T) {
 	}
 }
 
-// TestAlertsLinkTheManual: every alert leads to a page that exists.
+// TestAlertsLinkTheManual: every alert leads to a section that exists, and is shown to fire by a test of its own.
 func TestAlertsLinkTheManual(t *testing.T) {
-	text, err := os.ReadFile("../../packaging/prometheus/alerts.yml")
-	if err != nil {
-		t.Fatal(err)
+	read := func(file string) string {
+		text, err := os.ReadFile("../../packaging/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
 	}
-	links := regexp.MustCompile(`runbook: packaging/doc/([a-z]+\.md)`).FindAllStringSubmatch(string(text), -1)
-	if alerts := strings.Count(string(text), "- alert:"); alerts == 0 || alerts != len(links) {
-		t.Errorf("%d alerts, %d links to the manual", alerts, len(links))
+	rules, tests, manual := read("prometheus/alerts.yml"), read("prometheus/alerts_test.yml"), read("doc/alerts.md")
+	links := regexp.MustCompile(`runbook: "?/usr/share/doc/hafen/alerts\.md#([a-z-]+|\{\{ \$labels\.kind \}\})"?\n`).FindAllStringSubmatch(rules, -1)
+	alerts := regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(rules, -1)
+	if len(alerts) == 0 || len(alerts) != len(links) {
+		t.Fatalf("%d alerts, %d links to the manual", len(alerts), len(links))
 	}
-	for _, l := range links {
-		if _, err := os.Stat("../../packaging/doc/" + l[1]); err != nil {
-			t.Error(err)
+	for i, l := range links {
+		if alert := alerts[i][1]; !regexp.MustCompile(`alertname: ` + alert + `\n +exp_alerts:`).MatchString(tests) {
+			t.Errorf("no test shows that %s fires", alert)
+		} else if !strings.Contains(manual, "`"+alert+"`") {
+			t.Errorf("alerts.md does not name %s", alert)
+		}
+		if !strings.HasPrefix(l[1], "{") && !strings.Contains(manual, "\n## "+l[1]+"\n") {
+			t.Errorf("alerts.md has no section %s", l[1])
 		}
 	}
 }

@@ -25,31 +25,33 @@ func serve(ctx context.Context, w world, args []string) error {
 	if err != nil {
 		return err
 	}
-	g, err := startGateway(ctx, w, *file, inherited)
+	g, flush, err := startGateway(ctx, w, *file, inherited)
 	if err != nil {
 		inherited.Fail(err)
 		return err
 	}
+	defer flush()
 	return untilSignalled(ctx, g, g.DrainLimit)
 }
 
-// startGateway makes and starts what a configuration file describes.
-func startGateway(ctx context.Context, w world, file string, inherited *gateway.Inheritance) (*gateway.Gateway, error) {
+// startGateway makes and starts what a configuration file describes. flush is for the end: it writes what the log has held back.
+func startGateway(ctx context.Context, w world, file string, inherited *gateway.Inheritance) (g *gateway.Gateway, flush func(), err error) {
 	cfg, err := load(w, file)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	program, _ := os.Executable() // as it is called now; after an upgrade that is the new one. Without it there is no hand-over
 	log, level := logger(w, cfg.Log)
-	g, err := gateway.New(gateway.Options{
-		Config: cfg, Log: log, Version: version, Inherited: inherited, Program: program, Args: os.Args, Environ: w.environ,
+	quiet := newRepeats(log.Handler())
+	g, err = gateway.New(gateway.Options{
+		Config: cfg, Log: slog.New(quiet), Version: version, Inherited: inherited, Program: program, Args: os.Args, Environ: w.environ,
 		Load:     func() (*configs.Config, error) { return reload(w, file) },
 		Reloaded: func(c *configs.Config) { setLevel(level, c.Log) },
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return g, g.Start(ctx)
+	return g, quiet.tally.flush, g.Start(ctx)
 }
 
 // reload reads the configuration again, from where it was read first.

@@ -43,7 +43,7 @@ func TestManualHasEachFault(t *testing.T) {
 	}
 	for _, kind := range []string{
 		"no-region", "region-down", "call-server-down", "call-server-check", "certificate-ended", "certificate-ends", "certificate-not-taken", "limit-reached", "limit-near",
-		"disk", "precall-store", "company-proxy", "pac-parent", "audit-log", "event-delivery", "draining", "untrusted", "drill",
+		"disk", "precall-store", "company-proxy", "dns", "pac-parent", "audit-log", "event-delivery", "draining", "untrusted", "drill",
 	} {
 		if !strings.Contains(string(manual), "\n## "+kind+"\n") {
 			t.Errorf("alerts.md has no section %s", kind)

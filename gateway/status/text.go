@@ -13,6 +13,9 @@ func (s *Server) Text() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-store")
+		if s.opts.Hurry != nil {
+			s.opts.Hurry() // whoever asks once asks again
+		}
 		WriteText(w, s.opts.Snapshot())
 	})
 }
