@@ -87,8 +87,8 @@ bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
-long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode, what media is made of (root)
-	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestMediaCannotBeRead)$$' ./cmd/hafen/e2e -long -wobble 10m
+long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode and through the PAC, what media is made of, the way back up the ladder (root)
+	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestFirefoxThroughPAC|TestMediaCannotBeRead|TestRegionCutTerminate|TestLadderBack)$$' ./cmd/hafen/e2e -long -wobble 10m
 
 turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave

@@ -137,7 +137,7 @@ func TestRegionCut(t *testing.T) {
 
 // TestRegionCutTerminate: the same where the gateway itself holds the allocations at the cloud.
 func TestRegionCutTerminate(t *testing.T) {
-	scenario(t, func(t *testing.T) { regionCut(t, "terminate") })
+	longScenario(t, func(t *testing.T) { regionCut(t, "terminate") })
 }
 
 func regionCut(t *testing.T, mode string) {

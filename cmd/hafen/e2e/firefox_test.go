@@ -136,7 +136,7 @@ func (f *firefox) stats() (s callStats) {
 // TestFirefoxThroughPAC: Firefox and Chromium in one call, both with nothing but the PAC file; TURN over TCP is bridged.
 func TestFirefoxThroughPAC(t *testing.T) {
 	needFirefox(t)
-	scenario(t, firefoxThroughPAC)
+	longScenario(t, firefoxThroughPAC)
 }
 
 func needFirefox(t *testing.T) {

@@ -91,7 +91,7 @@ func (l *laboratory) closedSoon(t testing.TB, c *smallCall, cut time.Time) {
 }
 
 // TestLadderBack: when UDP is open again, new calls return to it, after it has answered for a while.
-func TestLadderBack(t *testing.T) { scenario(t, ladderBack) }
+func TestLadderBack(t *testing.T) { longScenario(t, ladderBack) }
 
 func ladderBack(t *testing.T) {
 	l := (&scene{regions: []relay{frankfurt, london}}).standUp(t)
