@@ -91,7 +91,13 @@ func latencyHigh(e *evidence) []Finding {
 	if c.Params != nil {
 		near, far = c.Params["near"], c.Params["far"]
 	}
-	return when(true, e.severity(c), e.muddied(0.92), "value", *c.Value, "limit", e.t["rtt_pass"], "near", near, "far", far)
+	return when(true, e.severity(c), e.muddied(0.92, e.shaken(c)), "value", *c.Value, "limit", e.t["rtt_pass"], "near", near, "far", far)
+}
+
+// shaken reports whether a round trip is long only because the line is unsteady: both ways are late on average by about the jitter.
+func (e *evidence) shaken(rtt Judged) bool {
+	jitter := e.check("jitter")
+	return bad(jitter) && *rtt.Value-2**jitter.Value <= e.t["rtt_pass"]
 }
 
 // jitterHigh: a narrow or lossy line is unsteady as well.

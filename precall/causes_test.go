@@ -132,6 +132,11 @@ func TestCausesOfTheRest(t *testing.T) {
 			cloudKnown(),
 			[]string{"cpu-limited", "latency-high"},
 		},
+		{
+			"unsteady, and so long on average", allFine().with(Measured{ID: "jitter", Result: OK, Value: value(40)}).with(Measured{ID: "rtt", Result: OK, Value: value(230)}),
+			cloudKnown(),
+			[]string{"jitter-high", "latency-high"},
+		},
 		{"intercepted", allFine(), cloudKnown(func(g *Gateway) { g.Seen.TLS = Handshake{Judged: true, Intercepted: true, Missing: "GREASE"} }), []string{"tls-intercepted"}},
 		{"Via", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Headers = []string{"Via"} }), []string{"tls-intercepted"}},
 		{"two addresses", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Mapped = MappedDifferent }), []string{"vpn-suspected"}},

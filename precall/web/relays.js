@@ -273,7 +273,7 @@ function judge(samples, stream) {
   const seconds = (last.at - first.at) / 1000;
   const rate = ((last.bytes - first.bytes) * 8) / 1000 / seconds;
   const counted = wants.sound && last.audio.received > 0 ? 'audio' : 'video';
-  const lost = last[counted].lost - first[counted].lost;
+  const lost = Math.max(0, last[counted].lost - first[counted].lost); // what came late is no longer lost
   const all = lost + last[counted].received - first[counted].received;
   const held = (by) => samples.slice(-4).every((s) => s.limited === by);
   const carries = held('bandwidth') ? Math.max(rate, (last.available ?? 0) / 1000) : rate;

@@ -107,7 +107,7 @@ func wayFaults() []fault {
 		}},
 		{name: "two: DNS fails, 12 % loss", want: "dns-failed", also: "loss-high", make: func(t *testing.T, l *laboratory) visit {
 			office := l.office("pair3", map[string]string{gatewayName: gatewayAddr}, everythingOpen)
-			office.loses(t, 12)
+			l.loses(t, office, 12)
 			return visit{office: office}
 		}},
 	}
@@ -232,24 +232,31 @@ func lineFaults() []fault {
 		return line
 	}
 	return []fault{
-		at("3 % loss", "loss-high", func(t *testing.T, _ *laboratory, o *namespace) { o.loses(t, 3) }),
-		at("12 % loss", "loss-high", func(t *testing.T, _ *laboratory, o *namespace) { o.loses(t, 12) }),
+		at("3 % loss", "loss-high", func(t *testing.T, l *laboratory, o *namespace) { l.loses(t, o, 3) }),
+		at("12 % loss", "loss-high", func(t *testing.T, l *laboratory, o *namespace) { l.loses(t, o, 12) }),
 		at("250 ms added", "latency-high", func(t *testing.T, l *laboratory, o *namespace) { delayed(t, l).set(t, o.addr, 125*time.Millisecond) }),
 		at("450 ms added", "latency-high", func(t *testing.T, l *laboratory, o *namespace) { delayed(t, l).set(t, o.addr, 225*time.Millisecond) }),
 		at("60 ms jitter", "jitter-high", func(t *testing.T, l *laboratory, o *namespace) { delayed(t, l).shake(t, o.addr, 180*time.Millisecond) }),
 		at("300 kbit/s", "bandwidth-low", func(t *testing.T, l *laboratory, o *namespace) { l.narrow(t, o, "300kbit", "400ms") }),
 		at("120 kbit/s", "bandwidth-low", func(t *testing.T, l *laboratory, o *namespace) { l.narrow(t, o, "120kbit", "400ms") }),
-		at("big queue", "bufferbloat", func(t *testing.T, l *laboratory, o *namespace) { l.narrow(t, o, "4mbit", "2s") }),
+		at("big queue", "bufferbloat", func(t *testing.T, l *laboratory, o *namespace) {
+			// As most computers do: what is careful with queues of its own accord never shows them.
+			for _, ns := range []*namespace{o, l.dmz} {
+				ns.run(t, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic")
+			}
+			l.narrow(t, o, "4mbit", "2s")
+		}),
 	}
 }
 
-// loses drops so many percent of the packets, each way.
-func (ns *namespace) loses(t testing.TB, percent int) {
+// loses drops so many percent of an office's packets, each way. It does so on the way: a computer that drops its own packets is told of it,
+// and sends them again.
+func (l *laboratory) loses(t testing.TB, office *namespace, percent int) {
 	t.Helper()
-	ns.nft(t, fmt.Sprintf(`table inet lossy {
- chain out { type filter hook output priority -10; policy accept; oif lo accept; numgen random mod 100 < %[1]d drop; }
- chain in { type filter hook input priority -10; policy accept; iif lo accept; numgen random mod 100 < %[1]d drop; }
-}`, percent))
+	l.net.core.nft(t, fmt.Sprintf(`table inet lossy_%[1]s {
+ chain way { type filter hook forward priority -10; policy accept; iifname %[1]q jump drops; oifname %[1]q jump drops; }
+ chain drops { numgen random mod 100 < %[2]d drop; }
+}`, office.link, percent))
 }
 
 // narrow shapes an office's line, each way, with a queue of so many milliseconds.
