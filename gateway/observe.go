@@ -26,7 +26,7 @@ func (g *Gateway) shown(a netip.Addr) string {
 // observe writes the one line for each connection's end.
 func (g *Gateway) observe(e portmux.End) {
 	attrs := []any{
-		"area", "mux", "status", e.Status, "protocol", string(e.Protocol), "client", g.shown(e.Client.Addr()),
+		"area", "mux", "conn", e.ID, "status", e.Status, "protocol", string(e.Protocol), "client", g.shown(e.Client.Addr()),
 		"in", e.In, "out", e.Out, "ms", e.Duration.Milliseconds(),
 	}
 	if e.SNI != "" {
@@ -34,6 +34,9 @@ func (g *Gateway) observe(e portmux.End) {
 	}
 	if e.Err != nil {
 		attrs = append(attrs, "err", g.errorText(e.Err))
+	}
+	if from := e.Client.Addr().Unmap(); contains(g.config().Clients, from) {
+		g.sightings.noteConn(from, e.ID)
 	}
 	g.auditConnection(e)
 	g.log.Info("connection", attrs...)

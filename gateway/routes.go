@@ -36,6 +36,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case g.ownHost(host, conn):
+		if conn != nil {
+			g.sightings.noteConn(clientAddr(r), conn.ID())
+		}
 		g.pages.ServeHTTP(w, r)
 	case g.signaling.Routed(host) && strings.HasPrefix(r.URL.Path, wellKnown):
 		g.precall.WellKnown().ServeHTTP(w, r) // the test's echo and hold, on the way that signaling takes

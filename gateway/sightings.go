@@ -26,7 +26,14 @@ type sightings struct {
 type sighting struct {
 	ways map[string]seenWay
 	pac  time.Time // when it fetched the PAC file
-	last time.Time
+	// conns are its connections lately: the log has a line for each.
+	conns []seenConn
+	last  time.Time
+}
+
+type seenConn struct {
+	id string
+	at time.Time
 }
 
 type seenWay struct {
@@ -38,6 +45,7 @@ const (
 	sightingLife = 3 * time.Minute // a run takes one, and one more with what is held
 	maxSightings = 8192
 	maxSeenHosts = 32
+	maxSeenConns = 64
 	// strayHost stands for all hosts that are none of a service's: which ones is the client's own business.
 	strayHost = "*"
 )
@@ -87,6 +95,34 @@ func (s *sightings) fetchedPAC(client netip.Addr) {
 	if c := s.of(client.Unmap()); c != nil {
 		c.pac = s.now()
 	}
+}
+
+// noteConn notes a connection that was used just now.
+func (s *sightings) noteConn(client netip.Addr, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.of(client.Unmap())
+	if c == nil {
+		return
+	}
+	c.conns = slices.DeleteFunc(c.conns, func(has seenConn) bool { return has.id == id || s.now().Sub(has.at) > sightingLife })
+	c.conns = append(c.conns, seenConn{id, s.now()})
+	c.conns = c.conns[max(0, len(c.conns)-maxSeenConns):]
+}
+
+// connsOf are the client's connections lately, oldest first.
+func (s *sightings) connsOf(client netip.Addr) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	if c := s.clients[client.Unmap()]; c != nil {
+		for _, conn := range c.conns {
+			if s.now().Sub(conn.at) < sightingLife {
+				ids = append(ids, conn.id)
+			}
+		}
+	}
+	return ids
 }
 
 // seen tells how a client came.
@@ -181,6 +217,7 @@ func (g *Gateway) seen(r *http.Request) precall.Seen {
 	from := clientAddr(r)
 	s := precall.Seen{Outside: !contains(g.config().Clients, from), Headers: precall.AddedHeaders(r.Header)}
 	s.Ways, s.PACFetched = g.sightings.seen(from)
+	s.Connections = g.sightings.connsOf(from)
 	s.TLS = precall.JudgeHello(r.UserAgent(), helloOf(r))
 	return s
 }

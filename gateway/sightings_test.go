@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -105,5 +106,25 @@ func TestOwnPageByProxy(t *testing.T) {
 		if ways, _ := w.gateway.sightings.seen(netip.MustParseAddr("127.0.0.1")); !maps.Equal(ways, want) {
 			t.Errorf("%s: %v, want %v", host, ways, want)
 		}
+	}
+}
+
+// TestSightingsNameConnections: a client's connections of the last minutes, each once, and no more than are worth having.
+func TestSightingsNameConnections(t *testing.T) {
+	now := time.Date(2026, 11, 28, 3, 0, 0, 0, time.UTC)
+	s := newSightings(func() time.Time { return now })
+	client, other := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("10.1.2.4")
+	s.noteConn(client, "old")
+	now = now.Add(sightingLife)
+	for i := range 2 * maxSeenConns {
+		s.noteConn(client, fmt.Sprint("c", i/2))
+	}
+	s.noteConn(other, "x")
+	got := s.connsOf(client)
+	if len(got) != maxSeenConns || got[0] != "c0" || got[len(got)-1] != fmt.Sprint("c", maxSeenConns-1) {
+		t.Errorf("%d: %v", len(got), got)
+	}
+	if got := s.connsOf(netip.MustParseAddr("10.9.9.9")); len(got) != 0 {
+		t.Errorf("a stranger's: %v", got)
 	}
 }

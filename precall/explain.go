@@ -3,6 +3,7 @@ package precall
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -33,6 +34,9 @@ func (s *Server) WriteText(w io.Writer, rec Record, lang string) {
 	}
 	_ = t.Flush()
 	fmt.Fprintf(w, "  client's clock ahead by %s; draining: %v; full: %v\n", rec.Gateway.ClockAhead.Round(time.Second), rec.Gateway.Load.Draining, rec.Gateway.Load.Full)
+	if conns := rec.Gateway.Seen.Connections; len(conns) > 0 {
+		fmt.Fprintf(w, "\nits connections in the log\n  journalctl -u hafen -o cat | grep -E '%s'\n", strings.Join(conns, "|"))
+	}
 }
 
 // marks are verdicts as one character.

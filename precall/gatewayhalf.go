@@ -81,6 +81,8 @@ type Seen struct {
 	Ways map[string]Way
 	// PACFetched: a browser at this address has fetched the PAC file lately.
 	PACFetched bool
+	// Connections name the client's connections while the test ran, as the gateway's log does.
+	Connections []string
 	// Mapped compares the address of HTTPS with the one that STUN over UDP told.
 	Mapped Mapping
 }

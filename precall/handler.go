@@ -75,7 +75,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 		rec.ID, rec.Code, status = "", "", http.StatusInsufficientStorage // told all the same: the page shows it without a code
 	}
 	s.metrics.runs.WithLabelValues(string(rec.Result.Verdict)).Inc()
-	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network)
+	s.opts.Log.Info("precall run", "code", rec.Code, "verdict", rec.Result.Verdict, "causes", causeIDs(rec.Result), "network", rec.Network, "conns", rec.Gateway.Seen.Connections)
 	writeJSON(w, status, answer{
 		Report: s.Report(rec, lang), Sentence: sentence(rec.Result), Network: rec.Network.String(), Place: rec.where(), Site: rec.Site,
 		Gate: decide(s.settings.Load().mode, rec.Result),

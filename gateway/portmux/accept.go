@@ -84,7 +84,7 @@ func (b *backoff) reset() (errors int) {
 
 // accepted starts the walk of one connection.
 func (m *Mux) accepted(raw net.Conn, only bool, http func(*Conn)) {
-	c := &Conn{mux: m, opened: m.opts.Now(), http: http, only: only, pending: true, protocol: Silent}
+	c := &Conn{mux: m, id: m.serial.Add(1), opened: m.opts.Now(), http: http, only: only, pending: true, protocol: Silent}
 	remote, _ := raw.RemoteAddr().(*net.TCPAddr)
 	c.wire = wire{conn: raw, owner: c, remote: raw.RemoteAddr(), client: unmap(remote.AddrPort())}
 	limit, ok := m.add(c)

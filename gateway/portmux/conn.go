@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -17,6 +18,7 @@ import (
 type Conn struct {
 	wire wire
 	mux  *Mux
+	id   uint64 // it is the how-manieth of this mux
 
 	tls   *tls.Conn // nil: plain
 	head  []byte    // read from inside TLS and not yet consumed
@@ -225,3 +227,8 @@ func From(ctx context.Context) *Conn {
 }
 
 var _ io.ReadWriteCloser = (*Conn)(nil)
+
+// ID names the connection in logs. No other has the same, in this process or in one before it.
+func (c *Conn) ID() string {
+	return strconv.FormatInt(c.mux.born, 36) + "-" + strconv.FormatUint(c.id, 36)
+}

@@ -8,6 +8,7 @@ import (
 
 // End is what can be said of a connection when it has ended.
 type End struct {
+	ID       string
 	Client   netip.AddrPort // the client's own address; the one who logs it decides how much of it
 	Local    net.Addr
 	Protocol Protocol
@@ -64,7 +65,7 @@ func (c *Conn) end() End {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := End{
-		Client: c.wire.client, Local: c.wire.LocalAddr(), Protocol: c.protocol,
+		ID: c.ID(), Client: c.wire.client, Local: c.wire.LocalAddr(), Protocol: c.protocol,
 		Status: c.status, Err: c.cause,
 		In: c.wire.in.Load(), Out: c.wire.out.Load(),
 		Opened: c.opened, Duration: c.closed.Sub(c.opened),

@@ -27,12 +27,15 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // Mux is the walk of connections from accept to their owner. Make one with New; it may Serve several listeners.
 type Mux struct {
 	opts     Options
+	born     int64 // milliseconds since 1970: names connections, with serial
+	serial   atomic.Uint64
 	metrics  *metrics
 	refusals refusals
 	done     chan struct{} // closed when no more are accepted
@@ -65,6 +68,7 @@ func New(o Options) *Mux {
 	}
 	m := &Mux{
 		opts:      o,
+		born:      time.Now().UnixMilli(),
 		done:      make(chan struct{}),
 		empty:     make(chan struct{}),
 		listeners: make(map[net.Listener]bool),

@@ -240,3 +240,25 @@ func TestAbuse_F13(t *testing.T) {
 		t.Errorf("series: %d, then %d", before, after)
 	}
 }
+
+// TestExplainLeadsToTheLog: the code of a precall test leads to the lines of its connections.
+func TestExplainLeadsToTheLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(text string) string { return strings.Replace(text, "level: warn", "level: info", 1) })
+	code, err := w.report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.command("explain", code)
+	_, rest, found := strings.Cut(out, "grep -E '")
+	names, _, _ := strings.Cut(rest, "'")
+	if err != nil || !found || names == "" {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for name := range strings.SplitSeq(names, "|") {
+		w.until("the line of connection "+name, 20*time.Second, func() bool { return strings.Contains(w.log.String(), "msg=connection area=mux conn="+name+" ") })
+	}
+	if !strings.Contains(w.log.String(), "code="+code) {
+		t.Error("the log has no line of the test itself")
+	}
+}
