@@ -31,6 +31,7 @@ func (g *Gateway) auditConnection(e portmux.End) {
 // sessionEnded is told of each TURN client that has left.
 func (g *Gateway) sessionEnded(e relay.End) {
 	g.watch.drill.ended(e)
+	g.ledger.ended(e)
 	log := g.watch.audit.Load()
 	r := audit.Record{
 		Event: "allocation", Client: log.Shown(e.Client.Addr.Addr()), Status: e.Status, Seconds: e.Took.Seconds(), Bytes: int64(e.BytesUp + e.BytesDown),

@@ -105,6 +105,6 @@ func (g *Gateway) closeParts() error {
 	if g.database != nil {
 		errs = append(errs, g.database.Close())
 	}
-	errs = append(errs, g.watch.audit.Load().Close())
+	errs = append(errs, g.watch.audit.Load().Close(), g.ledger.save())
 	return errors.Join(errs...)
 }

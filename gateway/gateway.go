@@ -71,6 +71,7 @@ type Gateway struct {
 	mux       *portmux.Mux
 	relay     *relay.Server
 	signaling *signaling.Proxy
+	ledger    *ledger // of what calls there were
 	forward   *forward.Proxy
 	precall   *precall.Server
 	runStore  *precall.Store
@@ -121,7 +122,7 @@ func New(o Options) (*Gateway, error) {
 		opts: o, log: o.Log, registry: prometheus.NewRegistry(), started: o.Now(),
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
-	g.sightings = newSightings(o.Now)
+	g.sightings, g.ledger = newSightings(o.Now), newLedger(o.Config.DataDir, o.Now)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reloads = newReloads(g.registry)
 	g.handover = newHandover(o.Inherited, g.registry)

@@ -52,7 +52,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: g.line(r.Network),
 		})
 	}
-	s.Peers, s.Sites = g.peers.list(), g.sites()
+	s.Peers, s.Sites, s.Week = g.peers.list(), g.sites(), g.ledger.week.Load()
 	s.Judge()
 	return s
 }

@@ -291,6 +291,11 @@ func badNight() status.Snapshot {
 			{Host: "gw1", Self: true, Version: "test", Verdict: "down", Sentence: "No relay of interpreters can be reached: calls have no sound and no picture.", Uptime: 50 * time.Hour},
 			{Host: "gw2", Version: "test", Verdict: "ok", Missing: true, Silent: 3 * time.Minute},
 		},
+		Week: &status.Week{
+			Sessions: 1240, Minutes: 31_000, Rungs: []status.WeekRung{{Rung: "udp", Sessions: 1100, Minutes: 28_000}, {Rung: "tls", Sessions: 140, Minutes: 3000}},
+			Days:  []status.WeekDay{{Day: "2026-11-27", Sessions: 640, Minutes: 16_000}, {Day: "2026-11-28", Sessions: 600, Minutes: 15_000}},
+			Worst: &status.WeekPlace{Place: "Praxis Dr. Meyer-Landrut", Runs: 14, Failed: 6, Cause: "websocket-blocked"},
+		},
 		Sites: []status.Site{{Name: "Klinikum am Stadthafen, Haus Süd", Clients: 312, Fetched: 300, Through: 280, Direct: 12, Failed: 4}},
 	}
 	s.Judge()

@@ -33,6 +33,8 @@ type Snapshot struct {
 	Peers     []Peer     `json:"gateways,omitempty"`
 	SelfTests []SelfTest `json:"self_tests"`
 	Sites     []Site     `json:"sites"`
+	// Week looks back; nil until it was summed up for the first time.
+	Week *Week `json:"week,omitempty"`
 }
 
 // Counts are the live sessions by kind and the bytes relayed since the start.

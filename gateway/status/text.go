@@ -73,6 +73,7 @@ func WriteText(out io.Writer, s Snapshot) {
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%d allocations\t%s\t%s\n", sign(p.Sign()), p.Host, p.Version, p.Counts.Allocations, mark, p.Words())
 	}
 	_ = t.Flush()
+	writeWeek(out, s.Week)
 	for _, r := range s.Refused {
 		fmt.Fprintf(out, "\nrefused: %d connections from %s\n  → if these are clients of yours: %s\n", r.Count, r.Network, r.Write)
 	}

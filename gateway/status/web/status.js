@@ -274,6 +274,19 @@ function showPeers(s) {
       number.format(x.counts.websockets), age(x.uptime_ns), x.missing ? t('status.silent', { age: age(x.silent_ns) }) : x.draining ? t('status.draining') : x.sentence]));
 }
 
+function showWeek(s) {
+  const w = s.week;
+  at('weekcard').hidden = !w || (!w.sessions && !w.worst);
+  if (!w || !changed('week', w)) return;
+  const n = (v) => number.format(Math.round(v));
+  say('worst', w.worst ? t('status.week.worst', { place: w.worst.place, failed: n(w.worst.failed), runs: n(w.worst.runs), cause: w.worst.cause ?? '?' }) : '');
+  const heads = (first) => [[first], [t('status.allocations'), 'n'], [t('status.week.minutes'), 'n']];
+  const total = [t('status.week.all'), n(w.sessions), n(w.minutes)];
+  table('weekrungs', heads(t('status.rung')), [...(w.rungs ?? []).map((x) => [x.rung, n(x.sessions), n(x.minutes)]), total]);
+  table('weekdays', heads(t('status.week.day')), (w.days ?? []).map((x) => [new Date(`${x.day}T12:00:00`).toLocaleDateString(locale, { weekday: 'short', day: 'numeric', month: 'short' }),
+    n(x.sessions), n(x.minutes)]));
+}
+
 const kinds = { websocket: 'WebSocket', 'long-poll': 'Long-poll' };
 
 function showSessions(s) {
@@ -327,6 +340,7 @@ function show(s) {
   showRuns(s);
   showPeers(s);
   showSites(s);
+  showWeek(s);
   showSessions(s);
   if (at('draincard')) at('draincard').hidden = s.draining;
 }
