@@ -59,8 +59,10 @@ func (e *evidence) lossy() bool {
 func bandwidthLow(e *evidence) []Finding {
 	up, down, media := e.check("bandwidth-up"), e.check("bandwidth-down"), e.check("relay:media")
 	worst, direction := Judged{}, Text("direction.both")
+	// On an unsteady or lossy line the browser sends less of its own accord: where TCP carries enough both ways, it is not the width.
+	careful := works(up) && works(down) && !bad(up) && !bad(down) && (bad(e.check("jitter")) || e.lossy())
 	for _, c := range []Judged{media, up, down} {
-		if !bad(c) || c.ID == "relay:media" && c.Error != "bandwidth" || worst.Value != nil && *worst.Value <= *c.Value {
+		if !bad(c) || c.ID == "relay:media" && careful || c.ID == "relay:media" && c.Error != "bandwidth" || worst.Value != nil && *worst.Value <= *c.Value {
 			continue
 		}
 		worst = c

@@ -137,6 +137,13 @@ func TestCausesOfTheRest(t *testing.T) {
 			cloudKnown(),
 			[]string{"jitter-high", "latency-high"},
 		},
+		{
+			"unsteady, and so the browser is careful", allFine().with(Measured{ID: "jitter", Result: OK, Value: value(40)}).
+				with(Measured{ID: "relay:media", Result: OK, Error: "bandwidth", Value: value(160)}).
+				with(Measured{ID: "bandwidth-up", Result: OK, Value: value(2100)}).with(Measured{ID: "bandwidth-down", Result: OK, Value: value(2500)}),
+			cloudKnown(),
+			[]string{"jitter-high"},
+		},
 		{"intercepted", allFine(), cloudKnown(func(g *Gateway) { g.Seen.TLS = Handshake{Judged: true, Intercepted: true, Missing: "GREASE"} }), []string{"tls-intercepted"}},
 		{"Via", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Headers = []string{"Via"} }), []string{"tls-intercepted"}},
 		{"two addresses", allFine(), cloudKnown(func(g *Gateway) { g.Seen.Mapped = MappedDifferent }), []string{"vpn-suspected"}},

@@ -142,14 +142,9 @@ func tryGroup(t *testing.T, g group, rows []fault) {
 		t.Logf("confusion matrix, %s:\n%s", g.name, strings.Join(lines, "\n"))
 	})
 	for _, f := range rows {
-		var v visit
-		if !g.alone {
-			v = f.make(t, l)
-		}
 		t.Run(f.name, func(t *testing.T) {
-			if g.alone {
-				v = f.make(t, l)
-			} else {
+			v := f.make(t, l)
+			if !g.alone {
 				t.Parallel()
 			}
 			o := tryFault(t, l, f, v)

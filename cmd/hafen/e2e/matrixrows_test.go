@@ -14,6 +14,10 @@ import (
 )
 
 // matrixGroups are all rows, by the laboratory that they need.
+//
+// Not yet seen right: "60 ms jitter", "big queue", "microphone clips" (the browser's gain control hides it), "clock off by 2 hours", "CPU starved"
+// (the browser does not answer for the camera in time), "gateway draining" and "gateway full", and those whose rules close something for the
+// gateway. All others were.
 func matrixGroups() []group {
 	return []group{
 		{name: "ways", stand: usualLaboratory, faults: wayFaults()},
@@ -145,12 +149,27 @@ func deviceFaults() []fault {
 			return fakeSound(t, func(i int) float64 { return math.Copysign(1, math.Sin(2*math.Pi*220*float64(i)/48000)) })
 		}),
 		{name: "clock off by 2 hours", want: "clock-skew", make: func(t *testing.T, l *laboratory) visit {
-			return visit{office: l.open("dclock"), env: []string{"LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "FAKETIME=+2h", "FAKETIME_DONT_FAKE_MONOTONIC=1"}}
+			needFaketime(t)
+			return visit{office: l.open("dclock"), env: []string{"LD_PRELOAD=" + faketime, "FAKETIME=+2h", "FAKETIME_DONT_FAKE_MONOTONIC=1"}}
 		}},
 		{name: "CPU starved", want: "cpu-limited", make: func(_ *testing.T, l *laboratory) visit {
 			return visit{office: l.open("dcpu"), pid: starve}
 		}},
 	}
+}
+
+// faketime tells a program another time. Debian: libfaketime.
+const faketime = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+
+func needFaketime(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(faketime); err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("no libfaketime (Debian: apt-get install libfaketime)")
+	}
+	t.Skip("no libfaketime (Debian: apt-get install libfaketime)")
 }
 
 // starve lets a process group run one fifth of the time.
@@ -295,7 +314,7 @@ func gatewayFaults() []fault {
 	cut := func(name, want string, ns func(*laboratory) *namespace, rule string, change ...func(string) string) fault {
 		return fault{name: name, want: want, make: func(t *testing.T, l *laboratory) visit {
 			v := with(change...)(t, l)
-			ns(l).nft(t, "table inet cut { chain out { type filter hook output priority -5; policy accept; "+rule+" } }")
+			ns(l).nft(t, "table inet cut { chain out { type filter hook output priority -5; policy accept; "+rule+"; } }")
 			t.Cleanup(func() { ns(l).nft(t, "delete table inet cut") })
 			return v
 		}}
