@@ -119,7 +119,7 @@ package-test: package deps ## the packages of dist in a Debian with its own syst
 	.ci/package-test dist
 
 ha-test: deps ## two gateways, one of them killed; PostgreSQL and pebble, HAProxy and keepalived (root)
-	.ci/deps keepalived=keepalived
+	.ci/deps keepalived=keepalived curl=curl
 	.ci/postgres $(GO) test -count=1 -v -run 'Shared' ./gateway/certs ./precall
 	$(GO) test -count=1 -timeout 9m -v -run '^TestHA' ./cmd/hafen/e2e -ha
 

@@ -166,6 +166,21 @@ func (m *machine) crashes(l *laboratory, ward *namespace) {
 	knocks.end(m.t, "killed")
 }
 
+// hangs stops the process as a stuck one would: systemd misses its sign of life and starts it anew.
+func (m *machine) hangs(l *laboratory) {
+	m.t.Helper()
+	old := m.mainPID()
+	m.run("kill", "-STOP", old)
+	began := time.Now()
+	waitForOr(m.t, "systemd to start another process", 90*time.Second, func() bool { pid := m.mainPID(); return pid != old && pid != "0" },
+		func() string { return m.try("systemctl", "status", "hafen") })
+	m.isReady(l)
+	m.t.Logf("a process that hangs was found out and another one ready after %v", time.Since(began).Round(100*time.Millisecond))
+	if log := m.try("journalctl", "--no-pager", "-u", "hafen"); !strings.Contains(log, "Watchdog timeout") || !strings.Contains(log, "goroutine ") {
+		m.t.Error("the journal does not say where it hung")
+	}
+}
+
 // isActivated lets systemd hold port 443, and start the gateway for the first connection. Then it hands over, and is stopped, and the
 // port stays open.
 func (m *machine) isActivated(l *laboratory, ward *namespace) {

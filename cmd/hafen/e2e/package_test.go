@@ -69,6 +69,8 @@ func TestPackage(t *testing.T) {
 	step("the processes from before have ended by themselves")
 	m.crashes(l, ward)
 	step("killed, and started anew by systemd; nobody was refused")
+	m.hangs(l)
+	step("stopped, and started anew by systemd's watchdog")
 	m.isActivated(l, ward)
 	step("started by a connection to its socket; handed over; port 443 stays open")
 	if m.read("/etc/hafen/hafen.yaml") != before {
