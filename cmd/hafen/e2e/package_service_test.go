@@ -160,7 +160,7 @@ func (m *machine) crashes(l *laboratory, ward *namespace) {
 	m.t.Helper()
 	old := m.mainPID()
 	knocks := startKnocking(ward)
-	m.run("kill", "-KILL", old)
+	m.run("sh", "-c", "kill -KILL "+old)
 	waitFor(m.t, "another main process", 30*time.Second, func() bool { pid := m.mainPID(); return pid != old && pid != "0" })
 	m.isReady(l)
 	knocks.end(m.t, "killed")
@@ -170,7 +170,7 @@ func (m *machine) crashes(l *laboratory, ward *namespace) {
 func (m *machine) hangs(l *laboratory) {
 	m.t.Helper()
 	old := m.mainPID()
-	m.run("kill", "-STOP", old)
+	m.run("sh", "-c", "kill -STOP "+old)
 	began := time.Now()
 	waitForOr(m.t, "systemd to start another process", 90*time.Second, func() bool { pid := m.mainPID(); return pid != old && pid != "0" },
 		func() string { return m.try("systemctl", "status", "hafen") })
