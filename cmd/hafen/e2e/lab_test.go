@@ -212,9 +212,10 @@ func (l *laboratory) office(short string, names map[string]string, rules ...stri
 // onlyGateway is the rule of the house: TCP 443 to the gateway and nothing else.
 const onlyGateway = "ip daddr " + gatewayAddr + " tcp dport 443"
 
-// get fetches a page from inside a namespace without checking certificates; host overrides the Host header.
-func get(ns *namespace, address, host string) (body string, status int) {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+// get fetches a page from inside a namespace without checking certificates; host overrides the Host header. It waits 10 s, or as long as
+// patience says.
+func get(ns *namespace, address, host string, patience ...time.Duration) (body string, status int) {
+	client := &http.Client{Timeout: max(10*time.Second, append(patience, 0)[0]), Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true, ServerName: host},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {

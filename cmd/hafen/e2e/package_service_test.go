@@ -76,6 +76,9 @@ func (m *machine) reloads(l *laboratory) {
 	}
 }
 
+// patience is how long a connection may wait for a gateway that is started anew, on a machine that has other things to do.
+const patience = time.Minute
+
 // knocking makes a new connection every 50 ms, as browsers would, until it is stopped; then it tells how it went.
 type knocking struct {
 	stop, done     chan struct{}
@@ -95,7 +98,7 @@ func startKnocking(from *namespace) *knocking {
 			}
 			began := time.Now()
 			k.tried.Add(1)
-			if _, code := get(from, "https://"+gatewayAddr+"/", gatewayName); code != http.StatusOK {
+			if _, code := get(from, "https://"+gatewayAddr+"/", gatewayName, patience); code != http.StatusOK {
 				k.refused.Add(1)
 			}
 			k.slowest = max(k.slowest, time.Since(began))
@@ -191,7 +194,7 @@ func (m *machine) isActivated(l *laboratory, ward *namespace) {
 		m.t.Fatalf("the gateway is %s", state)
 	}
 	began := time.Now()
-	if body, code := get(ward, "https://"+gatewayAddr+"/", gatewayName); code != http.StatusOK {
+	if body, code := get(ward, "https://"+gatewayAddr+"/", gatewayName, patience); code != http.StatusOK {
 		m.t.Fatalf("the first connection: %d %s\n%s", code, body, m.try("journalctl", "--no-pager", "-n", "50", "-u", "hafen"))
 	}
 	m.t.Logf("the connection that started the gateway was answered after %v", time.Since(began).Round(time.Millisecond))
