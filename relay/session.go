@@ -639,7 +639,7 @@ func (ses *session) conclude(err error, up *upstream) {
 	attrs := []slog.Attr{
 		slog.String("status", status), slog.String("via", ses.client.Via),
 		slog.String("client", ses.server.shown(ses.client.Addr.Addr())),
-		slog.Duration("after", ses.server.now().Sub(ses.started).Round(time.Millisecond)),
+		slog.Int64("ms", ses.server.now().Sub(ses.started).Milliseconds()),
 		slog.Uint64("bytes_up", ses.bytesUp.Load()), slog.Uint64("bytes_down", ses.bytesDown.Load()),
 	}
 	if region, rung := ses.where(up); region != "" {
