@@ -83,6 +83,7 @@ bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root
 
 bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside coturn and pion/turn (root)
 	$(GO) run ./cmd/internal/bench/relay -part narrow $(BENCHFLAGS)
+	$(GO) run ./cmd/internal/bench/relay -part beside $(BENCHFLAGS)
 
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e

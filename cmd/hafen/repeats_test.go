@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ import (
 // written each time, and another failure too.
 func TestRepeatsAreSummedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out strings.Builder
+		var out written
 		h := newRepeats(slog.NewTextHandler(&out, nil))
 		log := slog.New(h).With("area", "mux")
 		for i := range 47 {
@@ -43,7 +44,7 @@ func TestRepeatsAreSummedUp(t *testing.T) {
 // TestRepeatsAreToldAtTheEnd: what was counted is not lost when the program ends; what differs without end does not fill the memory.
 func TestRepeatsAreToldAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out strings.Builder
+		var out written
 		h := newRepeats(slog.NewTextHandler(&out, nil))
 		log := slog.New(h)
 		for i := range 2 * maxRepeats {
@@ -61,4 +62,22 @@ func TestRepeatsAreToldAtTheEnd(t *testing.T) {
 		}
 		time.Sleep(repeatsTime) // the timers of what was remembered
 	})
+}
+
+// written is what was logged, by timers too.
+type written struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (w *written) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(b)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
 }

@@ -23,6 +23,7 @@ var loads = []load{
 	{"200x200 burst 5", 200, 200, 5, 1200},
 	{"20x3000 burst 10", 20, 3000, 10, 1200},
 	{"audio 500x50", 500, 50, 1, 100},
+	{"2000x5", 2000, 5, 1, 1200}, // as much as 20x500, in a hundred times as many sessions
 }
 
 // narrow are the paths that are measured with every congestion control that the kernel allows.
@@ -104,6 +105,8 @@ func (b *bench) run() error {
 		err = b.runIdle()
 	case "narrow":
 		err = b.runNarrow()
+	case "beside":
+		err = b.runBeside()
 	default:
 		return fmt.Errorf("there is no part %q", b.part)
 	}
@@ -262,7 +265,7 @@ func (b *bench) print() error {
 		groups[k] = append(groups[k], r)
 	}
 	slices.SortStableFunc(order, func(a, c key) int { return strings.Compare(a.via+a.what, c.via+c.what) })
-	if b.part == "load" {
+	if b.part == "load" || b.part == "beside" {
 		fmt.Fprintln(t, "via\tload\tserver\tCPU µs/packet\tof coturn\tlost %\tp50 ms\tp99 ms")
 	} else if b.part == "idle" {
 		fmt.Fprintln(t, "sessions\tserver\tKiB each\tof coturn\tCPU µs to set up\tof coturn")

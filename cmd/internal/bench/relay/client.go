@@ -29,7 +29,8 @@ type target struct {
 	Addr     string
 	User     string
 	Password string
-	PID      int // whose CPU and memory count
+	PID      int    // whose CPU and memory count
+	From     string // the address that clients have; "": any
 }
 
 // client is one TURN client with an allocation and a channel to its peer. Nothing of it is made for speed but what is done for each
@@ -72,7 +73,11 @@ func dial(t target, peer netip.AddrPort) (*client, error) {
 	if t.Via == "udp" {
 		network = "udp"
 	}
-	conn, err := net.DialTimeout(network, t.Addr, allocateTime)
+	dialer := net.Dialer{Timeout: allocateTime}
+	if t.From != "" {
+		dialer.LocalAddr = &net.TCPAddr{IP: net.ParseIP(t.From)}
+	}
+	conn, err := dialer.Dial(network, t.Addr)
 	if err != nil {
 		return nil, err
 	}

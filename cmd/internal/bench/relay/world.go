@@ -24,6 +24,7 @@ const (
 	serverName = "gw.bench.example"
 	serverAddr = "10.99.0.1"
 	clientAddr = "10.99.0.2"
+	slowAddr   = "10.99.0.3" // of clients that are slow beside healthy ones
 	device     = "eth0"
 )
 
@@ -31,7 +32,7 @@ const (
 type path struct {
 	Name       string
 	Rate       int    // bits a second; 0: as fast as the machine
-	Kind       string // tbf: shaped, police: what is too much is dropped
+	Kind       string // tbf: shaped, police: what is too much is dropped, beside: the same for slowAddr alone
 	Loss       int    // percent
 	Congestion string // of TCP, where a program chooses none; "": the system's
 }
@@ -56,6 +57,7 @@ func newWorld(dir string) (*world, error) {
 		commands = append(commands, []string{"ip", "-n", ns, "addr", "add", addr + "/24", "dev", device},
 			[]string{"ip", "-n", ns, "link", "set", "lo", "up"}, []string{"ip", "-n", ns, "link", "set", device, "up"})
 	}
+	commands = append(commands, []string{"ip", "-n", w.people, "addr", "add", slowAddr + "/24", "dev", device})
 	for _, c := range commands {
 		if err := command(c...); err != nil {
 			w.close()
@@ -85,8 +87,11 @@ func (w *world) lay(p path) error {
 	if p.Loss > 0 {
 		rules += fmt.Sprintf("  meta l4proto tcp numgen random mod 100 < %d drop\n", p.Loss)
 	}
-	if p.Kind == "police" {
+	switch p.Kind {
+	case "police":
 		rules += fmt.Sprintf("  limit rate over %d bytes/second burst 20 kbytes drop\n", p.Rate/8)
+	case "beside":
+		rules += fmt.Sprintf("  ip daddr %s limit rate over %d bytes/second burst 20 kbytes drop\n", slowAddr, p.Rate/8)
 	}
 	file := filepath.Join(w.dir, "path.nft")
 	if err := os.WriteFile(file, []byte(rules+" }\n}\n"), 0o600); err != nil {
