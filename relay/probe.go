@@ -77,11 +77,16 @@ func (c *conversation) ask(ctx context.Context, req *stun.Message, resend bool) 
 func (c *conversation) bound(ctx context.Context) func() {
 	deadline, _ := ctx.Deadline()
 	_ = c.conn.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = c.conn.SetDeadline(time.Unix(1, 0))
+	})
 	return func() {
-		if stop() {
-			_ = c.conn.SetDeadline(time.Time{})
+		if !stop() {
+			<-ended // else it would end the next request
 		}
+		_ = c.conn.SetDeadline(time.Time{})
 	}
 }
 
