@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,15 +102,28 @@ func TestAbuse_D13_D14(t *testing.T) {
 	logged.check(t)
 }
 
-// lines collects what is logged.
-type lines struct{ text strings.Builder }
+// lines collects what is logged, by certmagic's workers until they have ended.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
 
-func (l *lines) Write(b []byte) (int, error) { return l.text.Write(b) } // slog's handlers write one at a time
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
 
 // check: what the administrator reads at level info is ours, and few lines.
 func (l *lines) check(t *testing.T) {
 	t.Helper()
-	text := l.text.String()
+	text := l.String()
 	if !strings.Contains(text, "certificate issued") || !strings.Contains(text, "asked again later") {
 		t.Errorf("logged:\n%s", text)
 	}
