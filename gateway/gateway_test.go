@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,13 +43,13 @@ type world struct {
 	gateway *Gateway
 	addr    string // of the one port
 	roots   *x509.CertPool
-	log     *bytes.Buffer
+	log     *written
 }
 
 // newWorld starts a gateway; change edits its configuration first.
 func newWorld(t *testing.T, change ...func(*configs.Config)) *world {
 	t.Helper()
-	w := &world{t: t, log: &bytes.Buffer{}, roots: x509.NewCertPool()}
+	w := &world{t: t, log: &written{}, roots: x509.NewCertPool()}
 	cfg := configs.Default()
 	cfg.Name = ownName
 	cfg.Listen = configs.Listen{HTTPS: []string{"127.0.0.1:0"}, Metrics: "127.0.0.1:0"}
@@ -553,4 +554,22 @@ func TestDrainWaitsForPassthrough(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("not drained after the last connection's end")
 	}
+}
+
+// written is what was logged, by whatever runs beside the test.
+type written struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (w *written) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(b)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
 }
