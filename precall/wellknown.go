@@ -54,6 +54,7 @@ func (s *Server) ownOrigin(r *http.Request) []string {
 type held struct {
 	mu    sync.Mutex
 	began map[heldName]time.Time
+	swept time.Time // when the names were last looked through
 }
 
 type heldName struct {
@@ -61,7 +62,11 @@ type heldName struct {
 	name   string
 }
 
-const maxHeld = 8192
+const (
+	maxHeld = 8192
+	// heldPace bounds how often all names are looked through: not for each request of whoever sends many.
+	heldPace = time.Second
+)
 
 // again tells whether a request of that name has come before, and how long ago. Without a name, or without room for it, none has.
 func (h *held) again(of netip.Addr, name string, now time.Time) (time.Duration, bool) {
@@ -74,7 +79,8 @@ func (h *held) again(of netip.Addr, name string, now time.Time) (time.Duration, 
 	if began, known := h.began[key]; known {
 		return now.Sub(began), true
 	}
-	if len(h.began) >= maxHeld/2 {
+	if len(h.began) >= maxHeld/2 && now.Sub(h.swept) >= heldPace {
+		h.swept = now
 		maps.DeleteFunc(h.began, func(_ heldName, began time.Time) bool { return now.Sub(began) > 2*MaxHold })
 	}
 	if len(h.began) < maxHeld {
