@@ -122,10 +122,16 @@ type tab struct {
 func (b *browser) open(t testing.TB, address string) *tab {
 	t.Helper()
 	p := b.tab(t)
-	if err := p.navigate(address); err != nil {
-		t.Fatalf("open %s: %v", address, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		err := p.navigate(address)
+		if err == nil {
+			return p
+		}
+		// An interface that has just been made is still settling: Chromium breaks off what it had begun. People press reload.
+		if !strings.Contains(err.Error(), "net::ERR_NETWORK_CHANGED") || time.Now().After(deadline) {
+			t.Fatalf("open %s: %v", address, err)
+		}
 	}
-	return p
 }
 
 // tab opens an empty tab.
