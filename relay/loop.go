@@ -37,7 +37,7 @@ import (
 //     closed. An event may name a number that has become another socket's meanwhile: that one is read in vain, and no harm is done.
 //   - Buffers for reading are the loop's. A session that carries nothing holds none, and has no goroutine.
 //   - Waking a thread costs more than a packet. So under load a loop does not wait for the very next packet but rests first, no longer
-//     than restTime, and then takes all that has come meanwhile. Alone, a packet is passed on at once.
+//     than restTime, and then takes all that has come meanwhile. Alone, a packet is passed on at once. Loops of a Splicer don't rest.
 //
 // epoll reports levels, not edges: what one turn has left is reported again, and no second read is needed to learn that a socket is empty.
 type loop struct {
@@ -62,6 +62,7 @@ type loop struct {
 	ready   [turnEvents]*descriptor
 	flushed []flusher
 	due     []*alarm
+	rests   bool
 	pace    pace
 	yielded int64 // to Go's scheduler
 }
@@ -97,7 +98,7 @@ type descriptor struct {
 	event  unix.EpollEvent
 }
 
-func newLoop() (*loop, error) {
+func newLoop(rests bool) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
@@ -108,7 +109,7 @@ func newLoop() (*loop, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	l := &loop{
-		epoll: ep, bell: bell, done: make(chan struct{}), watched: make(map[int32]*descriptor),
+		epoll: ep, bell: bell, done: make(chan struct{}), rests: rests, watched: make(map[int32]*descriptor),
 		packets: newPacketBatch(), addressed: newAddressedBatch(), relayed: newRelayBatch(),
 	}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(bell)}); err != nil {
@@ -133,7 +134,7 @@ func (l *loop) run() {
 			l.yielded = now
 			runtime.Gosched()
 		}
-		if l.pace.busy(now) {
+		if l.rests && l.pace.busy(now) {
 			rest(restTime)
 		}
 	}
@@ -284,20 +285,35 @@ func (l *loop) adopt(conn socketConn, user pollable) (*descriptor, error) {
 
 // want changes which events are watched for besides reading. The caller has the descriptor's lock.
 func (d *descriptor) want(more uint32) {
-	wants := unix.EPOLLIN | unix.EPOLLRDHUP | more
+	if d.wants != ignored {
+		d.watchFor(unix.EPOLLIN | unix.EPOLLRDHUP | more)
+	}
+}
+
+// watchFor changes which events are watched for, again if it was ignored; the end of both directions is always reported. The caller
+// has the lock.
+func (d *descriptor) watchFor(wants uint32) {
 	if d.closed || wants == d.wants {
 		return
 	}
+	how := unix.EPOLL_CTL_MOD
+	if d.wants == ignored {
+		how = unix.EPOLL_CTL_ADD
+	}
 	d.wants = wants
 	d.event = unix.EpollEvent{Events: wants, Fd: int32(d.fd)}
-	_ = unix.EpollCtl(d.loop.epoll, unix.EPOLL_CTL_MOD, d.fd, &d.event)
+	_ = unix.EpollCtl(d.loop.epoll, how, d.fd, &d.event)
 }
+
+// ignored are the wants of a descriptor that is not watched for anything. It is no event of epoll's.
+const ignored = 1 << 31
 
 // ignore stops watching for anything: the other end has gone, and would be reported for ever.
 func (d *descriptor) ignore() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.closed {
+	if !d.closed && d.wants != ignored {
+		d.wants = ignored
 		d.unwatch()
 	}
 }

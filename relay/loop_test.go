@@ -11,7 +11,7 @@ import (
 
 func newTestLoop(t *testing.T) *loop {
 	t.Helper()
-	l, err := newLoop()
+	l, err := newLoop(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestLoopAlarms(t *testing.T) {
 
 // A descriptor that is closed while others write to it, and a loop that is closed while others use it, harm nobody.
 func TestLoopClosing(t *testing.T) {
-	l, err := newLoop()
+	l, err := newLoop(true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 // loops are a server's. They start with the first socket.
 type loops struct {
+	rests  bool // under load, between two turns
 	mu     sync.Mutex
 	list   []*loop
 	next   int
@@ -27,7 +28,7 @@ func (ls *loops) pick() (*loop, error) {
 	case ls.closed:
 		return nil, errLoopClosed
 	case len(ls.list) < loopsFor(runtime.GOMAXPROCS(0)):
-		l, err := newLoop()
+		l, err := newLoop(ls.rests)
 		if err != nil {
 			return nil, err
 		}

@@ -131,6 +131,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
+		loops: loops{rests: true},
 		admit: o.Admit, ended: o.Ended, testSecret: o.TestSecret, log: o.Log, registry: o.Registry, now: o.Now,
 		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -45,6 +46,7 @@ type socket struct {
 	corked    bool // what is written is kept until uncork
 	awaited   bool // the loop tells when the socket becomes writable
 	failed    error
+	hungUp    bool  // by Close
 	written   int64 // bytes, ever
 
 	poll [1]unix.PollFd
@@ -57,14 +59,23 @@ func newSocket(l *loop, conn net.Conn, user pollable) *socket {
 	if !ok || l == nil {
 		return nil
 	}
-	d, err := l.adopt(tcp, user)
+	k, err := takeSocket(l, tcp, user)
 	if err != nil {
 		return nil
 	}
 	// Both are wishes: without them the queue is longer, and a dead client found later.
-	_ = unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
-	_ = unix.SetsockoptInt(d.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(clientUserTimeout.Milliseconds()))
-	return &socket{descriptor: d}
+	_ = unix.SetsockoptInt(k.fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+	_ = unix.SetsockoptInt(k.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(clientUserTimeout.Milliseconds()))
+	return k
+}
+
+// takeSocket takes a TCP connection over, which is Go's no longer. On an error it still is.
+func takeSocket(l *loop, tcp socketConn, user pollable) (*socket, error) {
+	d, err := l.adopt(tcp, user)
+	if err != nil {
+		return nil, err
+	}
+	return &socket{descriptor: d}, nil
 }
 
 // fill reads what the kernel has into buf. Only its loop may, and what was filled before must have been read.
@@ -137,19 +148,32 @@ func (k *socket) keep(rest []byte) {
 	case k.unwritten == nil:
 		k.unwritten = unwrittenBuffers.Get().(*unwrittenBuffer)[:0]
 	}
+	if len(k.unwritten)+len(rest) > cap(k.unwritten) {
+		large := append(largeBuffers.Get().(*largeBuffer)[:0], k.unwritten...)
+		k.forget()
+		k.unwritten = large
+	}
 	k.unwritten = append(k.unwritten, rest...)
 }
 
 // forget gives the buffer of what was kept back, now that it is written or lost. The caller has the lock.
 func (k *socket) forget() {
-	if cap(k.unwritten) == len(unwrittenBuffer{}) {
-		unwrittenBuffers.Put((*unwrittenBuffer)(k.unwritten[:cap(k.unwritten)]))
+	switch all := k.unwritten[:cap(k.unwritten)]; len(all) {
+	case len(unwrittenBuffer{}):
+		unwrittenBuffers.Put((*unwrittenBuffer)(all))
+	case len(largeBuffer{}):
+		largeBuffers.Put((*largeBuffer)(all))
 	}
 	k.unwritten = nil
 }
 
 // unwrittenBuffer has room for a chunk in TLS records.
 type unwrittenBuffer [24 << 10]byte
+
+// largeBuffer has room for all that may be kept.
+type largeBuffer [maxUnwritten]byte
+
+var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
 
 var unwrittenBuffers = sync.Pool{New: func() any { return new(unwrittenBuffer) }}
 
@@ -274,6 +298,21 @@ func (k *socket) await(wanted bool) {
 	}
 }
 
+// expect has the loop watch for just these events. full: writes are kept until resume.
+func (k *socket) expect(wants uint32, full bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.awaited = full
+	k.watchFor(wants)
+}
+
+// resume lets writes through to the kernel again.
+func (k *socket) resume() {
+	k.mu.Lock()
+	k.awaited = false
+	k.mu.Unlock()
+}
+
 // CloseWrite ends our direction.
 func (k *socket) CloseWrite() error {
 	k.mu.Lock()
@@ -291,7 +330,15 @@ func (k *socket) Close() error {
 	if k.closed {
 		return net.ErrClosed
 	}
+	k.hungUp = true
 	return unix.Shutdown(k.fd, unix.SHUT_RDWR)
+}
+
+// wasClosed tells whether the connection's end was Close's work.
+func (k *socket) wasClosed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.hungUp
 }
 
 // wire is a connection beneath TLS that can be put over other I/O when the handshake is done. The owner of the TLS connection
@@ -301,8 +348,16 @@ type wire struct {
 	over io.ReadWriter
 }
 
-// Redirect has w read from rw and write to it from now on.
+// Redirect has w read from rw and write to it from now on. Closing w closes rw too, if that can be closed.
 func (w *wire) Redirect(rw io.ReadWriter) { w.over = rw }
+
+// Close ends the connection.
+func (w *wire) Close() error {
+	if c, ok := w.over.(io.Closer); ok {
+		return errors.Join(w.Conn.Close(), c.Close())
+	}
+	return w.Conn.Close()
+}
 
 // NetConn is the connection beneath.
 func (w *wire) NetConn() net.Conn { return w.Conn }

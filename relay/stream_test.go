@@ -15,8 +15,8 @@ import (
 	"hafen/configs"
 )
 
-// streamPair is a stream and its client, over real sockets with small buffers.
-func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
+// connected are both ends of a connection, over real sockets with buffers of a size. Ours can be taken over by a loop.
+func connected(t *testing.T, secure bool, buffers int) (ours, client net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -28,13 +28,12 @@ func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
 		c, _ := l.Accept()
 		accepted <- c
 	}()
-	client, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
+	if client, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	_ = client.(*net.TCPConn).SetReadBuffer(4096)
-	ours := <-accepted
-	_ = ours.(*net.TCPConn).SetWriteBuffer(4096)
+	_ = client.(*net.TCPConn).SetReadBuffer(buffers)
+	ours = <-accepted
+	_ = ours.(*net.TCPConn).SetWriteBuffer(buffers)
 	if secure {
 		ca := newTestCA(t, "stream")
 		config := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "stream.test")}}
@@ -47,11 +46,20 @@ func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
 		}
 		ours = server
 	}
+	t.Cleanup(func() { _ = client.Close() })
+	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
+	return ours, client
+}
+
+// streamPair is a stream and its client, with small buffers.
+func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
+	t.Helper()
+	ours, client := connected(t, secure, 4096)
 	m, err := newMetrics(nil, newTable(configs.Limits{}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	turning, err := newLoop()
+	turning, err := newLoop(true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +71,6 @@ func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close(); st.close(); st.wait(); turning.close() })
-	_ = client.SetDeadline(time.Now().Add(20 * time.Second))
 	return st, client
 }
 
