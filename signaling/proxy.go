@@ -57,6 +57,10 @@ type Options struct {
 	// MintTURN makes TURN credentials for a client where this gateway is the one who checks them (relay.mode terminate and local), for
 	// routes with rewrite_ice_servers. nil: such a configuration is refused.
 	MintTURN func(service string, client netip.Addr) (username, credential string, err error)
+	// Splice moves bytes between the two ends of a WebSocket, with no goroutine for it, until both have ended their direction, one has
+	// failed, has taken nothing for as long as slow, or stop is called; it tells t of it. ok is false where it can't, and then nothing has
+	// happened. nil: goroutines copy.
+	Splice func(a, b net.Conn, slow time.Duration, t Spliced) (stop func(), ok bool)
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log takes one line for the end of each WebSocket and each long-poll. nil: silent.
@@ -71,6 +75,15 @@ type Options struct {
 	SlowReader time.Duration
 	// SlowSender is how long a client may keep us waiting for its request's body, beside a second for each KiB of it. Zero means 30 s.
 	SlowSender time.Duration
+}
+
+// Spliced is told of what Options.Splice does: how many bytes it has moved, that one side has ended its direction, and once that all is
+// over and the connections are to be closed, because both have ended in order (nil) or because of an error of the one side or the other.
+// Only Over may block.
+type Spliced interface {
+	Moved(fromA bool, n int)
+	HalfClosed()
+	Over(atA bool, err error)
 }
 
 func (o *Options) defaults() {

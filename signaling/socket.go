@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,8 @@ import (
 // socket is an open WebSocket: two connections spliced. Bytes go on as they come; a half-close goes on as a half-close. It may be silent
 // for as long as it likes, TCP keep-alive finds the dead.
 //
-// Its two goroutines are all that an idle socket costs beside the connections: the request that began it is over.
+// Options.Splice moves the bytes, so that an idle socket costs its connections alone: the request that began it is over. What it can't
+// take, such as a client whose frames must be known, two goroutines copy.
 type socket struct {
 	p          *Proxy
 	downstream net.Conn // the client's
@@ -27,9 +29,12 @@ type socket struct {
 	halfClosed atomic.Bool
 	moved      int64 // up and down when keepAlive last looked
 
-	once   sync.Once
+	mu     sync.Mutex
+	ended  bool
 	status string
 	cause  error
+	stop   func()      // ends the splicing of others; nil: it is ours
+	hush   *time.Timer // since one half was closed, in the splicing of others
 }
 
 // afterHalfClose is how long the open half of a socket may be silent once the other one is closed: a peer that does not
@@ -53,7 +58,79 @@ func (s *socket) run() {
 	p.mu.Unlock()
 	p.webSockets.Add(1)
 	p.metrics.webSockets.Inc()
-	go s.splice()
+	if !s.handOver() {
+		go s.splice()
+	}
+}
+
+// handOver has Options.Splice move the bytes, if it can.
+func (s *socket) handOver() bool {
+	if s.p.opts.Splice == nil {
+		return false
+	}
+	client := s.downstream
+	if d, ok := client.(interface{ Detach() (net.Conn, []byte) }); ok {
+		beneath, rest := d.Detach()
+		client, s.early = beneath, append(s.early, rest...)
+	}
+	if len(s.early) > 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false // Close was faster
+	}
+	stop, ok := s.p.opts.Splice(client, s.upstream, s.p.opts.SlowReader, s)
+	s.stop = stop
+	return ok
+}
+
+// Moved implements Spliced.
+func (s *socket) Moved(fromA bool, n int) {
+	if fromA {
+		s.count(&s.up, s.p.metrics.up, n)
+	} else {
+		s.count(&s.down, s.p.metrics.down, n)
+	}
+}
+
+// HalfClosed implements Spliced.
+func (s *socket) HalfClosed() {
+	s.halfClosed.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.hush != nil {
+		return
+	}
+	before := s.up.Load() + s.down.Load()
+	s.hush = time.AfterFunc(afterHalfClose, func() {
+		now := s.up.Load() + s.down.Load()
+		if now == before {
+			s.end(statusTimeout, os.ErrDeadlineExceeded)
+			return
+		}
+		before = now
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.ended {
+			s.hush.Reset(afterHalfClose)
+		}
+	})
+}
+
+// Over implements Spliced.
+func (s *socket) Over(atA bool, err error) {
+	defer s.p.wg.Done()
+	switch {
+	case err == nil:
+		s.end(statusOK, nil)
+	case atA:
+		s.end(worded(err, statusClient), err)
+	default:
+		s.end(worded(err, statusUpstream), err)
+	}
+	s.forget()
 }
 
 // splice copies both ways until both halves are closed or one has failed.
@@ -160,11 +237,22 @@ func (s *socket) count(sum *atomic.Int64, total prometheus.Counter, n int) {
 
 // end closes both connections. The first call says how the socket ended.
 func (s *socket) end(status string, cause error) {
-	s.once.Do(func() {
-		s.status, s.cause = status, cause
-		_ = s.downstream.Close() // nobody is left to be told
-		_ = s.upstream.Close()
-	})
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended, s.status, s.cause = true, status, cause
+	stop := s.stop
+	if s.hush != nil {
+		s.hush.Stop()
+	}
+	s.mu.Unlock()
+	_ = s.downstream.Close() // nobody is left to be told
+	_ = s.upstream.Close()
+	if stop != nil {
+		stop()
+	}
 }
 
 // forget is the socket's end in the books: one counter, one line.
