@@ -117,6 +117,7 @@ func (c *checkup) close() {
 	c.g.cancel()
 	_ = c.g.relay.Close()
 	_ = c.g.signaling.Close()
+	_ = c.g.splicer.Close()
 	if c.g.database != nil {
 		_ = c.g.database.Close()
 	}

@@ -100,7 +100,7 @@ func (g *Gateway) closeParts() error {
 		errs = append(errs, s.Close())
 	}
 	g.closeSockets()
-	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs().Close())
+	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.splicer.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs().Close())
 	g.wg.Wait()
 	if g.database != nil {
 		errs = append(errs, g.database.Close())

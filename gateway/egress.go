@@ -10,6 +10,7 @@ import (
 
 	"hafen/configs"
 	"hafen/gateway/netpolicy"
+	"hafen/relay"
 )
 
 // newEgress makes the gateway's way out: one policy and one dialer for everything that dials or relays.
@@ -53,6 +54,15 @@ func scopeOf(s *configs.Service) netpolicy.Scope {
 // dialService dials an address of the configuration for a service, through the company proxy where there is one.
 func (g *Gateway) dialService(ctx context.Context, network, addr, service string) (net.Conn, error) {
 	return g.dialer().DialVia(ctx, network, addr, scopeOf(g.config().ServiceNamed(service)))
+}
+
+// dialSignaling is dialService for what may become a WebSocket.
+func (g *Gateway) dialSignaling(ctx context.Context, network, addr, service string) (net.Conn, error) {
+	conn, err := g.dialService(ctx, network, addr, service)
+	if err != nil {
+		return nil, err
+	}
+	return relay.Redirectable(conn), nil
 }
 
 // listening tells where this gateway listens, so that a name that leads back here is recognised as a loop.

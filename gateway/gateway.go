@@ -70,6 +70,7 @@ type Gateway struct {
 
 	mux       *portmux.Mux
 	relay     *relay.Server
+	splicer   relay.Splicer
 	signaling *signaling.Proxy
 	ledger    *ledger // of what calls there were
 	forward   *forward.Proxy

@@ -76,7 +76,7 @@ func (g *Gateway) testSecret() []byte {
 
 func (g *Gateway) makeSignaling() (err error) {
 	g.signaling, err = signaling.New(signaling.Options{
-		Config: g.config(), Dial: g.dialService, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
+		Config: g.config(), Dial: g.dialSignaling, Splice: g.spliceSocket, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
 	})
 	return err
 }
@@ -92,9 +92,17 @@ const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, Splice: g.spliceTunnel, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
+}
+
+func (g *Gateway) spliceTunnel(client, target net.Conn, t forward.Spliced) (stop func(), ok bool) {
+	return g.splicer.Splice(client, target, 0, t)
+}
+
+func (g *Gateway) spliceSocket(client, server net.Conn, slow time.Duration, t signaling.Spliced) (stop func(), ok bool) {
+	return g.splicer.Splice(client, server, slow, t)
 }
 
 // untrusted reports whether browsers turn away from our certificate unless somebody installed its root.

@@ -600,8 +600,6 @@ func TestClientKey(t *testing.T) {
 // TestAbuse_B23: a target that breaks off inside the TLS handshake, at each of some bytes.
 func TestAbuse_B23(t *testing.T) {
 	r := newRig(t, nil)
-	cert, _ := certificate(t, "call.example")
-	_ = cert
 	for _, k := range []int{0, 1, 5, 50, 200} {
 		r.target("call.example:443", func(c net.Conn) {
 			_, _ = io.CopyN(io.Discard, c, int64(k))
@@ -609,6 +607,9 @@ func TestAbuse_B23(t *testing.T) {
 		})
 		conn := r.dialPlain()
 		resp, br := connect(t, conn, "call.example:443")
+		if k == 0 && resp.StatusCode == http.StatusBadGateway {
+			continue // its reset overtook the dial's own questions to the socket
+		}
 		if resp.StatusCode != 200 {
 			t.Fatalf("CONNECT: %d", resp.StatusCode)
 		}

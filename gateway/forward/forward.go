@@ -54,6 +54,10 @@ type Options struct {
 	// STUN takes over a tunnel to a service's relay whose first bytes, head, are plain STUN. conn is what lies beneath the
 	// hijacked connection. It blocks until the session's end; conn is closed behind it. nil: such tunnels are spliced.
 	STUN func(conn net.Conn, head []byte, host string, client netip.AddrPort) error
+	// Splice moves bytes between a client, a, and its target, b, with no goroutine for it, until both have ended their direction,
+	// one has failed or stop is called; it tells t of it. ok is false where it can't, and then nothing has happened. It is asked for
+	// what can't be spliced in the kernel. nil: goroutines copy.
+	Splice func(a, b net.Conn, t Spliced) (stop func(), ok bool)
 	// Own knows further names of the gateway, besides those of Config. nil: none.
 	Own func(host string) bool
 	// Via is this gateway's name in Via headers (RFC 9110 section 7.6.3), the same as on its way out (netpolicy.Proxy). A
@@ -83,6 +87,15 @@ type Options struct {
 	Registry prometheus.Registerer
 	// Log gets one line for each CONNECT. nil: silent.
 	Log *slog.Logger
+}
+
+// Spliced is told of what Options.Splice does: how many bytes it has moved, that one side has ended its direction, and once that all is
+// over and the connections are to be closed, because both have ended in order (nil) or because of an error of the one side or the other.
+// Only Over may block.
+type Spliced interface {
+	Moved(fromA bool, n int)
+	HalfClosed()
+	Over(atA bool, err error)
 }
 
 // Proxy is the forward proxy. It owns its tunnels, which outlive the requests that they came by; Close ends them.

@@ -36,6 +36,16 @@ type flow struct {
 	activity *activity
 	buffers  *sync.Pool // of *[burstSize]byte
 	until    time.Time  // the deadline of src while there is much to move
+	yielding atomic.Bool
+}
+
+// errYielded says that a direction goes on elsewhere.
+var errYielded = errors.New("it goes on elsewhere")
+
+// yield has run return errYielded, unless it ends otherwise. No byte is lost.
+func (f *flow) yield() {
+	f.yielding.Store(true)
+	_ = f.src.SetReadDeadline(time.Unix(1, 0)) // if burst lifts it, run sees the mark
 }
 
 // run moves first and then everything that src sends, until src ends; that is passed on as a half-close.
@@ -45,6 +55,9 @@ func (f *flow) run(first []byte) error {
 	}
 	idle := make([]byte, idleSize)
 	for {
+		if f.yielding.Load() {
+			return errYielded
+		}
 		n, err := f.src.Read(idle)
 		if werr := f.write(idle[:n]); werr != nil {
 			return werr
@@ -56,6 +69,7 @@ func (f *flow) run(first []byte) error {
 		case errors.Is(err, io.EOF):
 			_ = closeWrite(f.dst) // where this fails, the other direction fails as well, and says why
 			return nil
+		case f.yielding.Load() && errors.Is(err, os.ErrDeadlineExceeded): // seen above
 		case err != nil:
 			return err
 		}

@@ -70,6 +70,7 @@ type tunnel struct {
 	ended  bool
 	cause  error    // why it ended; nil: both sides did
 	remote net.Conn // the target's end; nil before it is dialled
+	stop   func()   // ends the splicing of others; nil: it is ours
 
 	watchdog *time.Timer // nil before bytes are copied
 }
@@ -90,11 +91,18 @@ func (p *Proxy) take(r *http.Request, conn net.Conn) {
 		return
 	}
 	go func() {
-		defer p.wg.Done()
-		t.end(t.run())
-		p.leave(t)
-		t.report()
+		if err := t.run(); !errors.Is(err, errYielded) {
+			t.finish(err)
+		}
 	}()
+}
+
+// finish is the tunnel's end in the books.
+func (t *tunnel) finish(cause error) {
+	defer t.p.wg.Done()
+	t.end(cause)
+	t.p.leave(t)
+	t.report()
 }
 
 // enter counts a tunnel in, unless the proxy is closed; over a limit it is turned into a refusal.
@@ -247,27 +255,52 @@ func clientError(err error) *refusal {
 }
 
 // splice copies both ways until both sides have ended, one breaks, or nothing moves for too long. look, if any, reads
-// what the client says first and decides whether it may pass; the target may speak meanwhile.
+// what the client says first and decides whether it may pass; the target may speak meanwhile. Where others can go on from there,
+// splice returns errYielded, and the goroutine may end.
 func (t *tunnel) splice(look func() error) error {
 	t.watch()
 	up := t.flow(t.client.conn, t.remote, &t.up, t.p.metrics.up)
 	down := t.flow(t.remote, t.client.conn, &t.down, t.p.metrics.down)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := down.run(nil); err != nil {
-			t.end(t.broken(err))
+	done := t.start(down)
+	err := t.firstBytes(up, look)
+	if err == nil && t.p.opts.Splice != nil && !isTCP(t.client.conn) {
+		down.yield()
+		if errors.Is(<-done, errYielded) {
+			if t.handOver() {
+				return errYielded
+			}
+			down.yielding.Store(false)
+			down.calm()
+			done = t.start(down)
 		}
-	}()
-	err := t.runUp(up, look)
+	}
+	if err == nil {
+		err = up.run(nil)
+	}
 	if err != nil {
+		err = t.broken(err)
 		t.end(err)
 	}
 	<-done
 	return err
 }
 
-func (t *tunnel) runUp(up *flow, look func() error) error {
+// start runs a direction and ends the tunnel if that breaks. What it ended with, or nothing, is to be had from the channel.
+func (t *tunnel) start(f *flow) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		defer close(done)
+		err := f.run(nil)
+		if err != nil && !errors.Is(err, errYielded) {
+			t.end(t.broken(err))
+		}
+		done <- err
+	}()
+	return done
+}
+
+// firstBytes passes on what the client says first, if it may.
+func (t *tunnel) firstBytes(up *flow, look func() error) error {
 	if look != nil {
 		if err := look(); err != nil {
 			return err
@@ -276,10 +309,46 @@ func (t *tunnel) runUp(up *flow, look func() error) error {
 	t.count(statusOK)
 	head := t.client.head
 	t.client.head = nil
-	if err := up.run(head); err != nil {
-		return t.broken(err)
+	return up.write(head)
+}
+
+// handOver has Options.Splice go on, if it can.
+func (t *tunnel) handOver() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return false
 	}
-	return nil
+	_ = t.remote.SetReadDeadline(time.Time{})
+	stop, ok := t.p.opts.Splice(t.client.conn, t.remote, t)
+	t.stop = stop
+	return ok
+}
+
+// Moved implements Spliced.
+func (t *tunnel) Moved(fromA bool, n int) {
+	sum, total := &t.down, t.p.metrics.down
+	if fromA {
+		sum, total = &t.up, t.p.metrics.up
+	}
+	sum.Add(int64(n))
+	total.Add(float64(n))
+	t.activity.touch()
+}
+
+// HalfClosed implements Spliced. What goes on in the other direction is for the watchdog to judge.
+func (t *tunnel) HalfClosed() {}
+
+// Over implements Spliced.
+func (t *tunnel) Over(atA bool, err error) {
+	switch {
+	case err == nil:
+		t.finish(nil)
+	case atA:
+		t.finish(clientError(err))
+	default:
+		t.finish(targetError(err))
+	}
 }
 
 func (t *tunnel) flow(src, dst net.Conn, moved *atomic.Int64, total prometheus.Counter) *flow {
@@ -288,11 +357,19 @@ func (t *tunnel) flow(src, dst net.Conn, moved *atomic.Int64, total prometheus.C
 
 // broken says which side broke; a side that has reset the connection breaks both directions.
 func (t *tunnel) broken(err error) *refusal {
+	var said *refusal
+	if errors.As(err, &said) {
+		return said
+	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Addr != nil && t.remote.RemoteAddr() != nil && op.Addr.String() == t.remote.RemoteAddr().String() {
-		return &refusal{word: statusUpstream, why: "the target broke off", err: err}
+		return targetError(err)
 	}
 	return clientError(err)
+}
+
+func targetError(err error) *refusal {
+	return &refusal{word: statusUpstream, why: "the target broke off", err: err}
 }
 
 // watch ends the tunnel when nothing has moved for too long. It is a timer, not a deadline on each read: one silent
@@ -335,7 +412,7 @@ func (t *tunnel) end(cause error) {
 		return
 	}
 	t.ended, t.cause = true, cause
-	remote := t.remote
+	remote, stop := t.remote, t.stop
 	if t.watchdog != nil {
 		t.watchdog.Stop()
 	}
@@ -349,6 +426,9 @@ func (t *tunnel) end(cause error) {
 	}
 	if remote != nil {
 		_ = remote.Close()
+	}
+	if stop != nil {
+		stop()
 	}
 }
 
