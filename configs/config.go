@@ -318,6 +318,8 @@ type Mail struct {
 	Server string   `mapstructure:"server"`
 	From   string   `mapstructure:"from"`
 	To     []string `mapstructure:"to"`
+	// Weekly mails a look back on Mondays.
+	Weekly bool `mapstructure:"weekly"`
 }
 
 // Audit is the auditor's log; off until File or Syslog is set.

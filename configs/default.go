@@ -27,6 +27,7 @@ func Default() *Config {
 		Forward: Forward{Auth: "none", RequireSNIMatch: true},
 		PAC:     PAC{ServiceFallback: "DIRECT", MaxAge: 5 * time.Minute},
 		Precall: Precall{Mode: "advisory", History: 90 * 24 * time.Hour},
+		Events:  Events{Mail: Mail{Weekly: true}},
 		Audit:   Audit{FullAddresses: true, Retention: 90 * 24 * time.Hour},
 		Drain:   time.Hour,
 		Log:     Log{Level: "info", Format: "json"},

@@ -105,6 +105,7 @@ func (g *Gateway) closeParts() error {
 	if g.database != nil {
 		errs = append(errs, g.database.Close())
 	}
-	errs = append(errs, g.watch.audit.Load().Close(), g.ledger.save())
+	errs = append(errs, g.watch.audit.Load().Close())
+	g.saveLast()
 	return errors.Join(errs...)
 }

@@ -73,6 +73,7 @@ type Gateway struct {
 	splicer   relay.Splicer
 	signaling *signaling.Proxy
 	ledger    *ledger // of what calls there were
+	addresses *addressBook
 	forward   *forward.Proxy
 	precall   *precall.Server
 	runStore  *precall.Store
@@ -124,6 +125,7 @@ func New(o Options) (*Gateway, error) {
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
 	g.sightings, g.ledger = newSightings(o.Now), newLedger(o.Config.DataDir, o.Now)
+	g.addresses = newAddressBook(o.Config.DataDir, o.Now)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reloads = newReloads(g.registry)
 	g.handover = newHandover(o.Inherited, g.registry)

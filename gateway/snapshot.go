@@ -52,7 +52,7 @@ func (g *Gateway) snapshot() status.Snapshot {
 			Network: r.Network.String(), Count: r.Count, Last: r.Last, Write: g.line(r.Network),
 		})
 	}
-	s.Peers, s.Sites, s.Week = g.peers.list(), g.sites(), g.ledger.week.Load()
+	s.Peers, s.Sites, s.Week, s.Addresses = g.peers.list(), g.sites(), g.ledger.week.Load(), g.addresses.list()
 	s.Judge()
 	return s
 }

@@ -92,7 +92,7 @@ func (g *Gateway) prepareWatch(c *configs.Config) (use func(), err error) {
 
 // startWatch begins to look; what looks ends with Stop, before the parts that it looks at are closed.
 func (g *Gateway) startWatch() {
-	for _, look := range []func(context.Context){g.status.Run, g.watch.events.Run, g.askOutside, g.keepWeek} {
+	for _, look := range []func(context.Context){g.status.Run, g.watch.events.Run, g.askOutside, g.keepWeek, g.keepAddresses} {
 		g.watch.wg.Go(func() { look(g.ctx) })
 	}
 }

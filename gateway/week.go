@@ -106,14 +106,12 @@ func appendLine(file string, line []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// read sums the last seven days up, and removes what is older.
-func (l *ledger) read() (*status.Week, error) {
+// read sums up the seven days of which last is one.
+func (l *ledger) read(last time.Time) (*status.Week, error) {
 	w := &status.Week{}
-	today := l.now()
-	first := today.AddDate(0, 0, 1-ledgerDays).Format(time.DateOnly)
 	rungs := make(map[string]ledgerSum)
 	for i := range ledgerDays {
-		day := status.WeekDay{Day: today.AddDate(0, 0, 1+i-ledgerDays).Format(time.DateOnly)}
+		day := status.WeekDay{Day: last.AddDate(0, 0, 1+i-ledgerDays).Format(time.DateOnly)}
 		lines, err := readLedger(l.file(day.Day))
 		if err != nil {
 			return nil, err
@@ -130,7 +128,7 @@ func (l *ledger) read() (*status.Week, error) {
 		w.Rungs = append(w.Rungs, status.WeekRung{Rung: rung, Sessions: sum.Sessions, Minutes: sum.Seconds / 60})
 	}
 	slices.SortFunc(w.Rungs, func(a, b status.WeekRung) int { return cmp.Or(b.Sessions-a.Sessions, strings.Compare(a.Rung, b.Rung)) })
-	return w, l.forget(first)
+	return w, nil
 }
 
 // readLedger reads a day's file. A line that is none, as after a crash, is left out.
@@ -155,14 +153,15 @@ func readLedger(file string) (lines []ledgerLine, err error) {
 	return lines, s.Err()
 }
 
-// forget removes the files of days before the first.
-func (l *ledger) forget(first string) error {
-	files, err := filepath.Glob(filepath.Join(l.dir, "*.jsonl"))
+// forget removes the files of days that no week needs any more: neither the page's nor, through its Monday, the mailed one.
+func (l *ledger) forget() error {
+	files, err := filepath.Glob(filepath.Join(l.dir, "*.*"))
 	if err != nil {
 		return err
 	}
+	first := l.now().AddDate(0, 0, -ledgerDays).Format(time.DateOnly)
 	for _, file := range files {
-		if day := strings.TrimSuffix(filepath.Base(file), ".jsonl"); day < first {
+		if day, _, _ := strings.Cut(filepath.Base(file), "."); day < first {
 			err = errors.Join(err, os.Remove(file))
 		}
 	}
@@ -184,25 +183,33 @@ func (g *Gateway) keepWeek(ctx context.Context) {
 }
 
 func (g *Gateway) sumWeek(ctx context.Context) {
+	now := g.opts.Now()
 	err := g.ledger.save()
-	week, also := g.ledger.read()
+	week, also := g.ledger.read(now)
 	if week != nil {
-		week.Worst = g.worstPlace(ctx)
+		week.Worst = g.worstPlace(ctx, now)
 		g.ledger.week.Store(week)
 	}
-	if err := errors.Join(err, also); err != nil && ctx.Err() == nil {
+	if err := errors.Join(err, also, g.ledger.forget(), g.mailWeek(ctx, now)); err != nil && ctx.Err() == nil {
 		g.log.Warn("what calls there were can't be kept", "area", "status", "err", err)
+	}
+}
+
+// saveLast keeps what ended last, with the stop. What can't be kept is no reason for the stop to have failed: nothing else is lost.
+func (g *Gateway) saveLast() {
+	if err := g.ledger.save(); err != nil {
+		g.log.Warn("the last minute's calls are not in the week's count: data_dir can't be written to", "area", "status", "err", err)
 	}
 }
 
 // leastRuns is how many tests of a place tell anything about it.
 const leastRuns = 3
 
-// worstPlace is where most of the week's precall tests failed, and their most frequent cause; nil: none failed, or too few were made.
-func (g *Gateway) worstPlace(ctx context.Context) *status.WeekPlace {
+// worstPlace is where most precall tests of the week before a moment failed, and their most frequent cause; nil: none failed, or too few were made.
+func (g *Gateway) worstPlace(ctx context.Context, end time.Time) *status.WeekPlace {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	counts, err := g.runHistory(ctx, g.opts.Now().AddDate(0, 0, -ledgerDays))
+	counts, err := g.runHistory(ctx, end.AddDate(0, 0, -ledgerDays))
 	if err != nil {
 		return nil // the store says itself that it is away
 	}

@@ -42,8 +42,12 @@ func TestLedger(t *testing.T) {
 	now = now.AddDate(0, 0, 1)
 	young.ended(relay.End{Won: true, Rung: "tls:443", Took: 30 * time.Minute})
 	save(young, young) // the second time there is nothing to add
-	w, err := newLedger(dir, clock).read()
+	last := newLedger(dir, clock)
+	w, err := last.read(now)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := last.forget(); err != nil {
 		t.Fatal(err)
 	}
 	if w.Sessions != 3 || w.Minutes != 60 || len(w.Days) != 7 || w.Days[6] != (status.WeekDay{Day: "2026-11-28", Sessions: 1, Minutes: 30}) || w.Days[5].Sessions != 2 {

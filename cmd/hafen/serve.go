@@ -26,19 +26,20 @@ func serve(ctx context.Context, w world, args []string) error {
 		return err
 	}
 	g, flush, err := startGateway(ctx, w, *file, inherited)
+	defer flush()
 	if err != nil {
 		inherited.Fail(err)
 		return err
 	}
-	defer flush()
 	return untilSignalled(ctx, g, g.DrainLimit)
 }
 
-// startGateway makes and starts what a configuration file describes. flush is for the end: it writes what the log has held back.
+// startGateway makes and starts what a configuration file describes. flush is for the end, be it that of a start that failed: it writes
+// what the log has held back.
 func startGateway(ctx context.Context, w world, file string, inherited *gateway.Inheritance) (g *gateway.Gateway, flush func(), err error) {
 	cfg, err := load(w, file)
 	if err != nil {
-		return nil, nil, err
+		return nil, func() {}, err
 	}
 	program, _ := os.Executable() // as it is called now; after an upgrade that is the new one. Without it there is no hand-over
 	log, level := logger(w, cfg.Log)
@@ -49,7 +50,7 @@ func startGateway(ctx context.Context, w world, file string, inherited *gateway.
 		Reloaded: func(c *configs.Config) { setLevel(level, c.Log) },
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, quiet.tally.flush, err
 	}
 	return g, quiet.tally.flush, g.Start(ctx)
 }

@@ -98,7 +98,7 @@ func (n *Notifier) Run(ctx context.Context) {
 func (n *Notifier) deliver(ctx context.Context, m message) {
 	to := n.ways.Load()
 	ways := map[string]func(context.Context, message) error{}
-	if to.Webhook != "" {
+	if to.Webhook != "" && m.report == "" {
 		ways["webhook"] = n.post
 	}
 	if to.MailServer != "" {

@@ -260,3 +260,25 @@ func TestMail(t *testing.T) {
 		t.Errorf("delivery: %s", failure)
 	}
 }
+
+// TestReportGoesByMailOnly: a look back is no incident; without a mail server it is nothing.
+func TestReportGoesByMailOnly(t *testing.T) {
+	addr, letters := smtpServer(t)
+	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the webhook was told") }))
+	t.Cleanup(hook.Close)
+	n := New(Options{Ways: Ways{Gateway: "gw.example", Webhook: hook.URL, MailServer: addr, From: "hafen@gw.example", To: []string{"it@example.org"}}, Dial: dial})
+	n.run(t)
+	n.Tell(Report{ID: "week-1", Subject: "[weekly] gw.example", Text: "It was calm.\n"})
+	m, err := mail.ReadMessage(strings.NewReader(<-letters))
+	if err != nil || m.Header.Get("Subject") != "[weekly] gw.example" || m.Header.Get("Message-Id") != "<week-1@gw.example>" {
+		t.Errorf("%v, %v", m, err)
+	}
+	if len(n.Incidents()) > 0 {
+		t.Error("a report is an incident")
+	}
+	n.Use(Ways{Webhook: hook.URL})
+	n.Tell(Report{ID: "week-2", Subject: "[weekly] gw.example"})
+	if _, _, waiting := n.Delivery(); waiting > 0 {
+		t.Error("a report waits for a mail server that is not there")
+	}
+}

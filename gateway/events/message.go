@@ -18,6 +18,8 @@ type message struct {
 	Also  []Condition `json:"also,omitempty"`
 	// Text is all of it in plain words: chat systems show this field.
 	Text string `json:"text"`
+
+	report string // the subject of one that is no incident and goes by mail only; "": it is an incident
 }
 
 func (in *Incident) message(gateway string) message {
@@ -32,7 +34,12 @@ func (in *Incident) message(gateway string) message {
 	return m
 }
 
-func (m message) subject() string { return fmt.Sprintf("[%s] %s: %s", m.Level, m.Gateway, m.Cause) }
+func (m message) subject() string {
+	if m.report != "" {
+		return m.report
+	}
+	return fmt.Sprintf("[%s] %s: %s", m.Level, m.Gateway, m.Cause)
+}
 
 func (m message) text() string {
 	var b strings.Builder

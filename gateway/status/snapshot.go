@@ -35,6 +35,8 @@ type Snapshot struct {
 	Sites     []Site     `json:"sites"`
 	// Week looks back; nil until it was summed up for the first time.
 	Week *Week `json:"week,omitempty"`
+	// Addresses are those of call servers and relays that came or went within a week.
+	Addresses []AddressChange `json:"addresses_changed,omitempty"`
 }
 
 // Counts are the live sessions by kind and the bytes relayed since the start.

@@ -74,6 +74,7 @@ func WriteText(out io.Writer, s Snapshot) {
 	}
 	_ = t.Flush()
 	writeWeek(out, s.Week)
+	writeAddresses(out, s.Addresses)
 	for _, r := range s.Refused {
 		fmt.Fprintf(out, "\nrefused: %d connections from %s\n  → if these are clients of yours: %s\n", r.Count, r.Network, r.Write)
 	}

@@ -287,6 +287,20 @@ function showWeek(s) {
     n(x.sessions), n(x.minutes)]));
 }
 
+// Addresses that came or went: for firewalls that go by address.
+function showAddresses(s) {
+  const changes = s.addresses_changed ?? [];
+  at('addresscard').hidden = !changes.length;
+  if (!changes.length) return;
+  say('addressnote', t('status.addresses.note'));
+  list('addresses', changes, (x) => {
+    const parts = [element('strong', x.name), element('span', ` ${t('status.addresses.since', { day: day(x.since) })}`, 'small')];
+    if (x.came) parts.push(paragraph(t('status.addresses.came', { list: x.came.join(', ') })));
+    if (x.went) parts.push(paragraph(t('status.addresses.went', { list: x.went.join(', ') }), 'small'));
+    return parts;
+  });
+}
+
 const kinds = { websocket: 'WebSocket', 'long-poll': 'Long-poll' };
 
 function showSessions(s) {
@@ -341,6 +355,7 @@ function show(s) {
   showPeers(s);
   showSites(s);
   showWeek(s);
+  showAddresses(s);
   showSessions(s);
   if (at('draincard')) at('draincard').hidden = s.draining;
 }
