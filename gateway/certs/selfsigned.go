@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -45,6 +46,9 @@ func (s *Store) loadSelfSigned() (*set, error) {
 	now := s.opts.Now()
 	path := filepath.Join(s.opts.Config.DataDir, "self-signed", "root.pem")
 	root, warnings, err := ownAuthority(path, names, addresses, now)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return nil, fmt.Errorf("tls.source self-signed: %w; the root's key is kept there: mount data_dir writable, or give it to the user that hafen runs as", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("tls.source self-signed: %w", err)
 	}
