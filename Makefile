@@ -81,6 +81,9 @@ gosec: ## gosec over the tree; what stays is explained in .ci/gosec-accepted
 bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root)
 	$(GO) run ./cmd/internal/bench/relay -json bench.json $(BENCHFLAGS)
 
+bench-size: deps ## the processors and the memory that so many calls take: the manual's sizing table (root)
+	$(GO) run ./cmd/internal/bench/relay -part size -servers hafen,hafen-terminate -rounds 3 $(BENCHFLAGS)
+
 bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside coturn and pion/turn (root)
 	$(GO) run ./cmd/internal/bench/relay -part narrow $(BENCHFLAGS)
 	$(GO) run ./cmd/internal/bench/relay -part beside $(BENCHFLAGS)

@@ -71,6 +71,7 @@ type row struct {
 	Load   *measured `json:"load,omitempty"`
 	Idle   *idleCost `json:"idle,omitempty"`
 	Call   *heard    `json:"call,omitempty"`
+	Size   *sized    `json:"size,omitempty"`
 }
 
 func (b *bench) stop() {
@@ -107,6 +108,8 @@ func (b *bench) run() error {
 		err = b.runNarrow()
 	case "beside":
 		err = b.runBeside()
+	case "size":
+		err = b.runSize()
 	default:
 		return fmt.Errorf("there is no part %q", b.part)
 	}
@@ -121,6 +124,9 @@ func (b *bench) run() error {
 		if err := os.WriteFile(b.json, text, 0o644); err != nil {
 			return err
 		}
+	}
+	if b.part == "size" {
+		return b.printSizes()
 	}
 	return b.print()
 }

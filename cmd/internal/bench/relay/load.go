@@ -305,7 +305,7 @@ func idle(t target, sessions int, settle time.Duration) (*idleCost, error) {
 	if err != nil {
 		return nil, err
 	}
-	memory, err := memoryOf(t.PID)
+	memory, err := memoryOf(t.PID, "VmRSS:")
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +323,7 @@ func idle(t target, sessions int, settle time.Duration) (*idleCost, error) {
 		return nil, err
 	}
 	time.Sleep(settle)
-	held, err := memoryOf(t.PID)
+	held, err := memoryOf(t.PID, "VmRSS:")
 	if err != nil {
 		return nil, err
 	}

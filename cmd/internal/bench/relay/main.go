@@ -5,6 +5,7 @@
 //	go run ./cmd/internal/bench/relay -part idle                                                    memory and CPU of sessions
 //	go run ./cmd/internal/bench/relay -part narrow [-seconds 20]                                    a call on a narrow path
 //	go run ./cmd/internal/bench/relay -part beside                                                  healthy clients beside two slow ones
+//	go run ./cmd/internal/bench/relay -part size -servers hafen                                     processors and memory of so many calls
 //
 // It makes two network namespaces, so it needs root: the servers in one, clients and peers in the other. CPU is the server's process alone,
 // as the operating system counts it, and is divided by the packets that arrived, both ways. The servers take turns within a round, in changing
@@ -43,7 +44,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.hafen, "hafen", "", "the gateway's binary; built when empty")
-	flags.StringVar(&o.part, "part", "load", "what is measured: load, idle, narrow or beside")
+	flags.StringVar(&o.part, "part", "load", "what is measured: load, idle, narrow, beside or size")
 	flags.StringVar(&o.servers, "servers", strings.Join(allServers, ","), "which servers")
 	flags.StringVar(&o.via, "via", "tls,tcp,udp", "how clients come")
 	flags.StringVar(&o.loads, "loads", "", "only loads and paths whose names contain one of these")
