@@ -139,7 +139,7 @@ func lines(t *testing.T, file string) []string {
 }
 
 // turnutilsNegative is coturn's test client with every option that makes it behave badly, over each transport. Whether it gets
-// through is its own affair: the gateway must live, hold nothing afterwards, and never spin.
+// through is its own affair: the gateway must live and hold nothing afterwards; that it does not spin is seen when the call is over.
 func (a *abuse) turnutilsNegative(t *testing.T) {
 	base := a.load()
 	for _, transport := range [][]string{{}, {"-t"}, {"-t", "-S"}} {
@@ -151,7 +151,6 @@ func (a *abuse) turnutilsNegative(t *testing.T) {
 		}
 	}
 	a.backTo(t, base, time.Minute)
-	a.idle(t)
 }
 
 // finding is one line of testssl's report.
@@ -160,7 +159,7 @@ type finding struct{ ID, Severity, Finding string }
 // testssl finds nothing of severity LOW or above, with a certificate of the company's authority.
 func (a *abuse) testssl(t *testing.T) {
 	report := filepath.Join(t.TempDir(), "testssl.json")
-	out := a.tool(t, 9*time.Minute, "testssl", "--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none", "--ip", gatewayAddr,
+	out := a.tool(t, 14*time.Minute, "testssl", "--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none", "--ip", gatewayAddr,
 		"--add-ca", a.ca.file, "--jsonfile", report, gatewayName+":443")
 	b, err := os.ReadFile(report)
 	if err != nil {
