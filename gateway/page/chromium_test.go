@@ -190,7 +190,7 @@ func must(t testing.TB, err error) {
 }
 
 // gatewayPages puts the pages together as the gateway does.
-func gatewayPages(t *testing.T, ice func(context.Context, netip.Addr) ([]precall.ICEServer, error)) string {
+func gatewayPages(t *testing.T, ice func(context.Context, netip.Addr) ([]precall.ICEServer, error), drain ...func(time.Duration, string)) string {
 	t.Helper()
 	site := page.Site{Name: "Klinikum am Stadthafen, Haus Süd", Help: "IT-Service, Telefon 4711"}
 	front, err := page.Front(func(*http.Request) page.Site { return site })
@@ -215,20 +215,21 @@ func gatewayPages(t *testing.T, ice func(context.Context, netip.Addr) ([]precall
 	mux.Handle("/precall/", test)
 	mux.Handle("/api/v1/", test)
 	mux.Handle("/.well-known/hafen/", test)
-	mux.Handle("/status/", statusPage(t))
+	mux.Handle("/status/", statusPage(t, drain...))
 	srv := httptest.NewServer(mux)
 	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
 	return strings.Replace(srv.URL, "127.0.0.1", "localhost", 1) // a secure context
 }
 
-func statusPage(t *testing.T) http.Handler {
+func statusPage(t *testing.T, drain ...func(time.Duration, string)) http.Handler {
 	t.Helper()
+	drain = append(drain, func(time.Duration, string) {})
 	hash, err := status.HashPassword("a good long password")
 	must(t, err)
 	cfg := configs.Default()
-	cfg.Admin.Users = []configs.AdminUser{{Name: "anna", PasswordHash: hash, Role: "admin"}}
+	cfg.Admin.Users = []configs.AdminUser{{Name: "anna", PasswordHash: hash, Role: "admin"}, {Name: "paul", PasswordHash: hash, Role: "helpdesk"}}
 	s, err := status.New(status.Options{
-		Config: cfg, Snapshot: badNight, Drain: func(time.Duration, string) {}, Effective: cfg.Show,
+		Config: cfg, Snapshot: badNight, Drain: drain[0], Effective: cfg.Show,
 		Health: func() status.Health { return status.Health{Reachable: true, Complete: true} },
 		Helpdesk: status.Helpdesk{
 			Find: foundRun,
@@ -295,6 +296,10 @@ func badNight() status.Snapshot {
 			Sessions: 1240, Minutes: 31_000, Rungs: []status.WeekRung{{Rung: "udp", Sessions: 1100, Minutes: 28_000}, {Rung: "tls", Sessions: 140, Minutes: 3000}},
 			Days:  []status.WeekDay{{Day: "2026-11-27", Sessions: 640, Minutes: 16_000}, {Day: "2026-11-28", Sessions: 600, Minutes: 15_000}},
 			Worst: &status.WeekPlace{Place: "Praxis Dr. Meyer-Landrut", Runs: 14, Failed: 6, Cause: "websocket-blocked"},
+		},
+		Addresses: []status.AddressChange{
+			{Name: "call.example.net", Came: []string{"198.51.100.9", "2001:db8:77::9"}, Went: []string{"192.0.2.1"}, Since: now.AddDate(0, 0, -2)},
+			{Name: "video.interpreters-with-a-very-long-name.hospital.example.org", Went: []string{"203.0.113.70"}, Since: now.AddDate(0, 0, -5)},
 		},
 		Sites: []status.Site{{Name: "Klinikum am Stadthafen, Haus Süd", Clients: 312, Fetched: 300, Through: 280, Direct: 12, Failed: 4}},
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,6 +68,38 @@ func (p *prometheus) has(expr string) bool {
 	return p.ask("query?query="+url.QueryEscape(expr), &answer) && len(answer.Data.Result) > 0
 }
 
+// answers reports whether an expression can be evaluated: what has not happened yet has no series, which is no error.
+func (p *prometheus) answers(expr string) bool {
+	var answer struct{ Status string }
+	return p.ask("query?query="+url.QueryEscape(expr), &answer) && answer.Status == "success"
+}
+
+// boardQueries are those of the Grafana board, as Grafana asks them: its variables filled in.
+func boardQueries(t *testing.T) (all []string) {
+	t.Helper()
+	data, err := os.ReadFile("../../../packaging/grafana/board.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Targets []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(data, &board); err != nil {
+		t.Fatal(err)
+	}
+	for _, panel := range board.Panels {
+		for _, target := range panel.Targets {
+			all = append(all, strings.NewReplacer("$instance", ".*", "$__rate_interval", "1m").Replace(target.Expr))
+		}
+	}
+	if len(all) < 20 {
+		t.Fatalf("%d queries", len(all))
+	}
+	return all
+}
+
 // alerts reports whether an alert of that name is on its way or fires.
 func (p *prometheus) alerts(name string) bool {
 	var answer struct {
@@ -99,6 +132,13 @@ func TestPrometheus(t *testing.T) {
 	}
 	for _, metric := range []string{"hafen_mux_connections_total", "hafen_tls_certificate_expiry_seconds", "hafen_relay_region_rtt_seconds", "hafen_build_faults", "process_open_fds"} {
 		w.until(metric, time.Minute, func() bool { return p.has(metric) })
+	}
+	for _, expr := range boardQueries(t) {
+		shows := p.has
+		if strings.Contains(expr, "hafen_mux_refused_total") {
+			shows = p.answers // nobody was refused
+		}
+		w.until("the board's "+expr, time.Minute, func() bool { return shows(expr) })
 	}
 	if p.alerts("HafenNoRegion") || p.alerts("HafenDown") {
 		t.Error("an alert for nothing")
