@@ -88,6 +88,9 @@ bench-narrow: deps ## audio and video into a client on a narrow TCP path, beside
 	$(GO) run ./cmd/internal/bench/relay -part narrow $(BENCHFLAGS)
 	$(GO) run ./cmd/internal/bench/relay -part beside $(BENCHFLAGS)
 
+narrow-call: deps ## Chromium's calls over TURN/TLS through 600 kbit/s, shaped and policed, through the gateway and straight to coturn: freezes, estimate, delay (root; nine minutes)
+	$(GO) test -count=1 -timeout 40m -v -run '^TestNarrowCall$$' ./cmd/hafen/e2e -narrow-call $(NARROWFLAGS)
+
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
