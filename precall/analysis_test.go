@@ -109,6 +109,11 @@ func TestAnalyse(t *testing.T) {
 		{"camera missing", allFine().with(fails("camera", "missing")), healthy(), Warn, []string{"camera-missing"}},
 		{"camera in use", allFine().with(fails("camera", "in-use")), healthy(), Fail, []string{"camera-in-use"}},
 		{"slow camera", allFine().with(Measured{ID: "camera", Result: OK, Value: value(4)}), healthy(), Warn, nil},
+		{"question left open", allFine().with(fails("microphone", "dismissed")), healthy(), Fail, []string{"microphone-denied"}},
+		{
+			"no time for the question", allFine().with(fails("microphone", "dismissed")).with(Measured{ID: "cpu", Result: OK, Value: value(1500)}),
+			healthy(), Fail, []string{"cpu-limited"},
+		},
 		{"microphone denied", allFine().with(fails("microphone", "denied")), healthy(), Fail, []string{"microphone-denied"}},
 		{"microphone missing", allFine().with(fails("microphone", "missing")), healthy(), Fail, []string{"microphone-missing"}},
 		{"microphone in use", allFine().with(fails("microphone", "in-use")), healthy(), Fail, []string{"microphone-in-use"}},

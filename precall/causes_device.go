@@ -11,12 +11,12 @@ func deviceCauses() []cause {
 		{"browser-unsupported", func(e *evidence) []Finding {
 			return when(e.failed("browser") && !e.failed("secure-context"), Fail, 1)
 		}},
-		{"microphone-denied", device("microphone", Fail, "denied", "dismissed")},
+		{"microphone-denied", denied("microphone")},
 		{"microphone-missing", device("microphone", Fail, "missing")},
 		{"microphone-in-use", device("microphone", Fail, "in-use")},
 		{"microphone-silent", microphoneSilent},
 		{"microphone-clipping", device("microphone", Warn, "clipping")},
-		{"camera-denied", device("camera", Fail, "denied", "dismissed")},
+		{"camera-denied", denied("camera")},
 		{"camera-missing", device("camera", Warn, "missing")},
 		{"camera-in-use", device("camera", Fail, "in-use")},
 		{"camera-black", device("camera", Fail, "black")},
@@ -35,6 +35,18 @@ func device(id string, severity Verdict, words ...string) func(*evidence) []Find
 		c := e.check(id)
 		bad := c.Verdict == Fail || c.Verdict == Warn
 		return when(bad && slices.Contains(words, c.Error) && !e.failed("secure-context") && !e.failed("browser"), severity, 0.95)
+	}
+}
+
+// denied: refused, or the browser's question was left unanswered. On a computer that has no time for its browser nobody may have been asked
+// yet, or the answer is still under way: then silence is no refusal.
+func denied(id string) func(*evidence) []Finding {
+	refused := device(id, Fail, "denied")
+	return func(e *evidence) []Finding {
+		if e.check(id).Error == "dismissed" && !e.starved() {
+			return when(true, Fail, 0.6)
+		}
+		return refused(e)
 	}
 }
 
