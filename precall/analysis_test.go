@@ -112,7 +112,8 @@ func TestAnalyse(t *testing.T) {
 		{"question left open", allFine().with(fails("microphone", "dismissed")), healthy(), Fail, []string{"microphone-denied"}},
 		{
 			"no time for the question", allFine().with(fails("microphone", "dismissed")).with(Measured{ID: "cpu", Result: OK, Value: value(1500)}),
-			healthy(), Fail, []string{"cpu-limited"},
+			healthy(), Fail,
+			[]string{"cpu-limited"},
 		},
 		{"microphone denied", allFine().with(fails("microphone", "denied")), healthy(), Fail, []string{"microphone-denied"}},
 		{"microphone missing", allFine().with(fails("microphone", "missing")), healthy(), Fail, []string{"microphone-missing"}},
