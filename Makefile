@@ -57,7 +57,7 @@ abuse: deps ## the abuse cases against the running program, the long ones too
 	$(GO) test -race -count=1 -timeout 10m -parallel 5 -run '^TestAbuse' -v ./cmd/hafen/e2e -abuse
 
 .PHONY: upgrade-test faults soak
-upgrade-test: ## 20 reloads and 3 upgrades under full load, then 1,000 reloads: nothing may drop
+upgrade-test: deps ## 20 reloads and 3 upgrades under full load, then 1,000 reloads: nothing may drop
 	$(GO) test -count=1 -timeout 30m -v -run '^Test(Upgrade|UpgradeFails|Reloads)$$' ./cmd/hafen/life -whole
 
 faults: ## kill -9 at 1,000 random moments: what was acknowledged is there, and the start is quick
@@ -75,7 +75,7 @@ external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against t
 floods: deps ## what can be poured on the gateway, beside a live call (root; three minutes)
 	$(GO) test -count=1 -timeout 10m -run '^TestFloods$$' ./cmd/hafen/e2e -floods
 
-gosec: ## gosec over the tree; what stays is explained in .ci/gosec-accepted
+gosec: ## gosec over the tree; the rules that are off have their reasons in .ci/gosec, single places in a comment
 	@.ci/gosec
 
 bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root)

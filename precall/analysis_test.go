@@ -115,6 +115,11 @@ func TestAnalyse(t *testing.T) {
 			healthy(), Fail,
 			[]string{"cpu-limited"},
 		},
+		{
+			"no time for an answer", allFine().with(fails("call-server:websocket", "timeout")).with(Measured{ID: "cpu", Result: OK, Value: value(950)}),
+			healthy(), Warn,
+			[]string{"cpu-limited"},
+		},
 		{"microphone denied", allFine().with(fails("microphone", "denied")), healthy(), Fail, []string{"microphone-denied"}},
 		{"microphone missing", allFine().with(fails("microphone", "missing")), healthy(), Fail, []string{"microphone-missing"}},
 		{"microphone in use", allFine().with(fails("microphone", "in-use")), healthy(), Fail, []string{"microphone-in-use"}},
