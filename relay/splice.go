@@ -76,7 +76,6 @@ type pair struct {
 	slow  time.Duration
 	owner Spliced
 	sides [2]pairSide
-	begun bool
 	lost  error // before it began
 	over  bool
 }
