@@ -43,14 +43,17 @@ type pebbleOptions struct {
 // pebbleBinary builds it, pinned in .ci/tools. Where that can't be done the test is skipped, but not in CI.
 func pebbleBinary(t *testing.T) string {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../.ci/tools/go.mod", "-n", "pebble").CombinedOutput()
+	build := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../.ci/tools/go.mod", "-n", "pebble")
+	var said bytes.Buffer // beside the path: what go downloads the first time
+	build.Stderr = &said
+	out, err := build.Output()
 	if err == nil {
 		return strings.TrimSpace(string(out))
 	}
 	if os.Getenv("CI") == "true" {
-		t.Fatalf("pebble can't be built: %v: %s", err, out)
+		t.Fatalf("pebble can't be built: %v: %s", err, &said)
 	}
-	t.Skipf("pebble can't be built: %v: %s", err, out)
+	t.Skipf("pebble can't be built: %v: %s", err, &said)
 	return ""
 }
 
