@@ -120,7 +120,8 @@ func (x *pairSide) take() (err error) {
 	return nil
 }
 
-// flush implements flusher: the first turn. What TLS has read already no event tells of.
+// flush implements flusher: the first turn. What TLS has read already no event tells of. It is passed on by itself: together with what the
+// kernel has, it might be more than may wait for a side.
 func (p *pair) flush() {
 	a, b := &p.sides[0], &p.sides[1]
 	for _, x := range []*pairSide{a, b} {
@@ -133,7 +134,10 @@ func (p *pair) flush() {
 		return
 	}
 	for _, x := range []*pairSide{a, b} {
-		x.ready(true, false)
+		if !p.over && !x.other().full {
+			x.forward()
+			x.settle()
+		}
 	}
 }
 
@@ -173,8 +177,13 @@ func (x *pairSide) ready(readable, writable bool) {
 
 // read takes what the kernel has and passes it on. Only if the other side takes it.
 func (x *pairSide) read() {
+	x.socket.fill(x.pair.loop.raw[:])
+	x.forward()
+}
+
+// forward passes on what was filled, and what TLS had read before.
+func (x *pairSide) forward() {
 	y, k := x.other(), x.socket
-	k.fill(x.pair.loop.raw[:])
 	y.socket.cork()
 	moved, err := x.pass(y)
 	k.filled = nil

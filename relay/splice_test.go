@@ -292,3 +292,31 @@ func TestSpliceRefuses(t *testing.T) {
 		t.Error("what is no socket was wrapped")
 	}
 }
+
+// Much that TLS has read before, and more in the kernel, to a side that reads nothing yet: nothing is lost, and nobody is given up.
+func TestSpliceEarlyMuch(t *testing.T) {
+	s := &splicedPair{over: make(chan error, 2)}
+	s.ours[0], s.a = connected(t, true, 256<<10)
+	s.ours[1], s.b = connected(t, true, 4096)
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
+	go func() {
+		_, _ = s.a.Write(sent) // an error shows at the other end
+		_ = halfClose(s.a)
+	}()
+	head := make([]byte, 40<<10)
+	if _, err := io.ReadFull(s.ours[0], head); err != nil {
+		t.Fatal(err)
+	}
+	splicer := &Splicer{}
+	stop, ok := splicer.Splice(s.ours[0], s.ours[1], 0, s)
+	if !ok {
+		t.Fatal("they can't be spliced")
+	}
+	got, err := io.ReadAll(s.b)
+	if err != nil || !bytes.Equal(append(head, got...), sent) {
+		t.Errorf("%d bytes came of %d, or others: %v", len(head)+len(got), len(sent), err)
+	}
+	stop()
+	_ = s.end(t)
+	_ = splicer.Close()
+}
