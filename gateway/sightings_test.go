@@ -94,17 +94,20 @@ func TestSightingsAreFew(t *testing.T) {
 // TestOwnPageByProxy: a browser that asks its proxy, this gateway, for the gateway's own pages has a wrong PAC file, and that is noted.
 func TestOwnPageByProxy(t *testing.T) {
 	w := newWorld(t)
-	for host, want := range map[string]map[string]precall.Way{
-		ownName + ":443":      {ownName: precall.WayRefused},
-		callHost + ":443":     {callHost: precall.WayConnect},
-		"web.example.net:443": {strayHost: precall.WayRefused},
+	for i, c := range []struct {
+		host string
+		want map[string]precall.Way
+	}{
+		{ownName + ":443", map[string]precall.Way{ownName: precall.WayRefused}},
+		{callHost + ":443", map[string]precall.Way{callHost: precall.WayConnect}},
+		{"web.example.net:443", map[string]precall.Way{strayHost: precall.WayRefused}},
 	} {
-		w.gateway.sightings = newSightings(time.Now)
-		r := httptest.NewRequest(http.MethodConnect, "http://"+host, nil)
-		r.Host, r.RemoteAddr = host, "127.0.0.1:40000"
+		client := netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}) // its own: the running gateway notes clients meanwhile
+		r := httptest.NewRequest(http.MethodConnect, "http://"+c.host, nil)
+		r.Host, r.RemoteAddr = c.host, netip.AddrPortFrom(client, 40000).String()
 		w.gateway.noteConnect(r)
-		if ways, _ := w.gateway.sightings.seen(netip.MustParseAddr("127.0.0.1")); !maps.Equal(ways, want) {
-			t.Errorf("%s: %v, want %v", host, ways, want)
+		if ways, _ := w.gateway.sightings.seen(client); !maps.Equal(ways, c.want) {
+			t.Errorf("%s: %v, want %v", c.host, ways, c.want)
 		}
 	}
 }
