@@ -14,7 +14,12 @@ const (
 	// growPeriod is the time between two steps up.
 	growPeriod = 50 * time.Millisecond
 	// policeMemory is how long a path that threw away what was too much is probed gently.
-	policeMemory = 15 * time.Second
+	policeMemory = 30 * time.Second
+	// policeSpan is the least time between two such losses in which what arrived tells the path's rate: in a shorter one it tells of the
+	// bucket, and of the pause that the loss made.
+	policeSpan = time.Second
+	// sampleEvery is how often a path's acknowledged bytes are remembered while it is fast.
+	sampleEvery = 250 * time.Millisecond
 	// manyLost in a window, and more than one in lostShare segments, is a path that polices; less is a path with some loss, which
 	// slowing down doesn't help.
 	manyLost  = 2
@@ -51,6 +56,9 @@ type governor struct {
 	count int
 	every int64 // how exactly, nanoseconds
 
+	samples [2]mark // what had been acknowledged lately, and when: the older first
+	retrans uint32  // segments sent again, until the path was last fast
+
 	slow *pacer // nil: the path is fast
 }
 
@@ -69,13 +77,21 @@ type pacer struct {
 	acked   int64
 	retrans uint32
 
+	delivered float64 // in the last window, bytes a second
+	met       bool    // the path has shown what is too much for it
+
 	// What made us wait in this window: too much under way, or the pace; and the share of the first, lately. It shows a path that
 	// queues, where a loss has other reasons than a policer.
 	waits, paced int
 	queues       float64
 
-	policedAt    int64 // 0: never
+	// When the path last threw something away (0: never), what had been acknowledged then, and how long nobody has waited for the path
+	// since; the rate that was measured by it, and whether that was between two such losses.
+	policedAt    int64
 	policedAcked int64
+	idle         int64
+	bound        float64
+	exact        bool
 }
 
 // pathInfo is what the kernel knows of a connection.
@@ -112,6 +128,9 @@ func (g *governor) wrote(written, now int64) {
 // the time, so what was acknowledged since took that long; who looks only when the path has moved would never see it stand.
 func (g *governor) saw(underway int, waiting bool, now int64) (late time.Duration) {
 	g.acked = g.written - int64(underway)
+	if g.slow == nil && now-g.samples[1].at >= int64(sampleEvery) {
+		g.samples[0], g.samples[1] = g.samples[1], mark{g.acked, now}
+	}
 	done := 0
 	for done < g.count && g.marks[done].end <= g.acked {
 		done++
@@ -148,6 +167,11 @@ func (g *governor) slowDown(late time.Duration, info pathInfo, now int64) {
 	under := float64(g.written - g.acked)
 	p := &pacer{at: now, held: now, grown: now, began: now, acked: g.acked, retrans: info.retrans}
 	p.rate = max(minRate, under/(late+2*pathDelay).Seconds())
+	if from := g.samples[0]; from.at > 0 && info.retrans != g.retrans {
+		// Something was lost, and that alone makes bytes late: what has arrived tells more.
+		p.rate = max(p.rate, float64(g.acked-from.end)/(float64(now-from.at)/1e9))
+	}
+	p.delivered = p.rate
 	g.slow = p
 }
 
@@ -187,13 +211,18 @@ func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {
 	p := g.slow
 	spare := late - info.minRTT
 	if now-p.grown >= int64(growPeriod) {
-		p.grown = now
 		busy := now-p.held < int64(growPeriod)*2
+		if !busy {
+			p.idle += now - p.grown
+		}
+		p.grown = now
 		switch {
-		case !busy || spare > pathDelay:
+		case !busy || spare > pathDelay || p.untried():
 		case p.policed(now):
-			p.rate *= 1.001
-		case spare < pathDelay/4:
+			p.rate *= p.probe()
+		case spare < pathDelay/4 && !p.met:
+			p.rate *= 1.15
+		case spare < pathDelay/4 && p.policedAt == 0:
 			p.rate *= 1.04
 		default:
 			p.rate *= 1.01
@@ -213,9 +242,10 @@ func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {
 	case lost >= manyLost && lost*lostShare > segments && p.queues < 0.3:
 		p.police(g.acked, delivered, now)
 	case lost == 0 && spare > 2*pathDelay:
+		p.met = true
 		p.rate = max(minRate, p.rate/3, min(p.rate, delivered*0.9))
 	}
-	p.waits, p.paced = 0, 0
+	p.waits, p.paced, p.delivered = 0, 0, delivered
 	p.began, p.acked, p.retrans = now, g.acked, info.retrans
 }
 
@@ -224,19 +254,42 @@ func (g *governor) recovered(now int64) bool {
 	if now-g.slow.held < int64(slowMemory) {
 		return false
 	}
-	g.slow = nil
+	g.retrans, g.slow = g.slow.retrans, nil
 	return true
 }
 
 // police notes that the path threw away what was too much. Its bucket was empty then as it was the last time: what arrived in between
-// is its rate. A little less fills the bucket again.
+// is its rate, if somebody waited for it meanwhile. A little less fills the bucket again.
 func (p *pacer) police(acked int64, delivered float64, now int64) {
-	rate := delivered
-	if since := now - p.policedAt; p.policedAt != 0 && since < int64(policeMemory) {
-		rate = float64(acked-p.policedAcked) / (float64(since) / 1e9)
+	rate := (delivered + p.delivered) / 2
+	since := now - p.policedAt
+	p.exact = p.policed(now) && since >= int64(policeSpan) && p.idle < since/2
+	if p.exact {
+		rate = float64(acked-p.policedAcked) / (float64(since-p.idle) / 1e9)
 	}
-	p.policedAt, p.policedAcked = now, acked
-	p.rate = max(minRate, p.rate/2, min(p.rate, rate*0.92))
+	p.policedAt, p.policedAcked, p.idle, p.met = now, acked, 0, true
+	p.bound = rate * 0.92
+	p.rate = max(minRate, p.rate/2, min(p.rate, p.bound))
+}
+
+// untried tells whether far more is allowed than was sent lately, so that there is nothing to allow more for.
+func (p *pacer) untried() bool {
+	if p.policedAt != 0 {
+		return p.rate > 1.25*max(p.delivered, minRate)
+	}
+	return p.rate > 2*max(p.delivered, minRate)
+}
+
+// probe is how much faster a path that throws away is tried in a step: not at all where its rate is known exactly and nearly used, so
+// that the sender finds our queue before the path throws away again.
+func (p *pacer) probe() float64 {
+	switch {
+	case p.rate < p.bound:
+		return 1.01
+	case p.exact && p.rate >= 1.05*p.bound:
+		return 1
+	}
+	return 1.003
 }
 
 // policed tells whether the path is one that throws away, as far as is known.

@@ -24,8 +24,16 @@ func (k kind) String() string {
 	return [kinds]string{"other", "stun", "dtls", "rtcp", "audio", "video"}[k]
 }
 
-// urgent kinds overtake the others: they are small, and late is as bad for them as lost.
-func (k kind) urgent() bool { return k == kindSTUN || k == kindRTCP || k == kindAudio }
+// lane is where messages of this kind wait.
+func (k kind) lane() int {
+	switch k {
+	case kindSTUN:
+		return laneControl
+	case kindAudio:
+		return laneAudio
+	}
+	return laneBulk
+}
 
 // ages tells whether a message of this kind is worthless after a while. A media packet is; what keeps the call together is not.
 func (k kind) ages() bool { return k == kindAudio || k == kindVideo }
@@ -34,15 +42,27 @@ const (
 	// maxQueued is the most that may wait for one client, counted in buffers held: a stop against abuse. Age is the bound that a
 	// slow client meets.
 	maxQueued = 256 << 10
-	// audioPatience is how many times older audio may be than video: after a stall of the path it is what is heard first, and
-	// little beside video.
-	audioPatience = 2
+	// audioPatience is how many times older than max_age audio may be: what has waited for its turn, or while the path stood still, is
+	// what is heard first, and little beside video.
+	audioPatience = mostPatience + 1
 	// defaultMaxAge is relay.queue.max_age where the configuration has none.
 	defaultMaxAge = 250 * time.Millisecond
 )
 
-// queue is what waits for one slow stream. Whole messages wait in two lanes: what is urgent overtakes what is not, and within a
-// lane nothing overtakes anything, so no RTP stream is reordered.
+// The lanes of a queue, what overtakes first.
+const (
+	laneControl = iota // STUN: small, and what holds the call together
+	laneAudio          // small, and as bad late as lost
+	laneBulk           // the rest
+	lanes
+)
+
+// queue is what waits for one slow stream. Whole messages wait in lanes, and within a lane nothing overtakes anything, so no RTP
+// stream is reordered.
+//
+// Control overtakes always. Audio overtakes video where there is no patience; else media keeps its order. RTCP overtakes nothing: from
+// its round trip a receiver concludes when to ask again for a packet that it misses, and with a short one it asks ten times while the
+// answer waits.
 //
 // What waited too long is dropped when its turn comes, not before: as long as nothing can be sent, nothing is gained by dropping.
 // A video frame is dropped as a whole or not at all, for a part of one shows nothing: once its first packet was sent the others
@@ -52,9 +72,10 @@ const (
 // It is not safe for concurrent use; its stream's lock guards it. It knows no clock: now is nanoseconds on any that only goes up.
 type queue struct {
 	maxAge time.Duration
-	lanes  [2]lane // urgent, bulk
-	held   int     // bytes of buffers
+	lanes  [lanes]lane
+	held   int // bytes of buffers
 	flows  *flowTable
+	video  patience
 
 	dropped [kinds]uint32
 	taken   int           // messages of the last take
@@ -99,7 +120,33 @@ func (l *lane) pop() waiting {
 	return w
 }
 
-func (q *queue) empty() bool { return q.lanes[0].empty() && q.lanes[1].empty() }
+func (q *queue) empty() bool {
+	for i := range q.lanes {
+		if !q.lanes[i].empty() {
+			return false
+		}
+	}
+	return true
+}
+
+// next is the lane whose turn it is; nil: nothing waits.
+func (q *queue) next() *lane {
+	control, audio, bulk := &q.lanes[laneControl], &q.lanes[laneAudio], &q.lanes[laneBulk]
+	switch {
+	case !control.empty():
+		return control
+	case audio.empty() && bulk.empty():
+		return nil
+	case bulk.empty():
+		return audio
+	case audio.empty():
+		return bulk
+	}
+	if !q.video.lasts(q.maxAge) || audio.list[audio.head].at <= bulk.list[bulk.head].at {
+		return audio
+	}
+	return bulk
+}
 
 // label is what the queue knows of one message: its kind and, of media, its RTP stream and timestamp.
 type label struct {
@@ -146,37 +193,31 @@ func (q *queue) push(frame []byte, l label, now int64) {
 			return
 		}
 	}
-	at := &q.lanes[1]
-	if l.kind.urgent() {
-		at = &q.lanes[0]
-	}
 	buf := getBuffer(len(frame))
 	copy(buf, frame)
 	q.held += size
-	at.push(waiting{frame: buf, flow: l.flow, at: now, ts: l.ts, kind: l.kind})
+	q.lanes[l.kind.lane()].push(waiting{frame: buf, flow: l.flow, at: now, ts: l.ts, kind: l.kind})
 }
 
 // take moves messages to out, padded as a stream wants them, until it is full or nothing is left. What is too old is dropped.
 func (q *queue) take(out []byte, now int64) []byte {
 	q.taken, q.delay = 0, 0
-	for i := range q.lanes {
-		for l := &q.lanes[i]; !l.empty(); {
-			next := &l.list[l.head]
-			if next.frame != nil && (len(out)+padded(len(next.frame)) > cap(out) || q.taken == chunkMessages) {
-				return out
-			}
-			w := l.pop()
-			if w.frame == nil {
-				continue
-			}
-			if !q.tooOld(w, now) {
-				out = appendPadded(out, w.frame)
-				label{w.flow, w.ts, w.kind}.sent()
-				q.taken++
-				q.delay = max(q.delay, time.Duration(now-w.at))
-			}
-			q.release(w.frame)
+	for l := q.next(); l != nil; l = q.next() {
+		next := &l.list[l.head]
+		if next.frame != nil && (len(out)+padded(len(next.frame)) > cap(out) || q.taken == chunkMessages) {
+			return out
 		}
+		w := l.pop()
+		if w.frame == nil {
+			continue
+		}
+		if !q.tooOld(w, now) {
+			out = appendPadded(out, w.frame)
+			label{w.flow, w.ts, w.kind}.sent()
+			q.taken++
+			q.delay = max(q.delay, time.Duration(now-w.at))
+		}
+		q.release(w.frame)
 	}
 	return out
 }
@@ -190,13 +231,19 @@ func (q *queue) tooOld(w waiting, now int64) bool {
 	case l.broken():
 		q.dropped[kindVideo]++
 		return true
-	case l.begun(), time.Duration(now-w.at) <= q.maxAge:
-		return false
-	case w.kind == kindAudio && time.Duration(now-w.at) <= audioPatience*q.maxAge:
+	case l.begun(), time.Duration(now-w.at) <= q.limit(w.kind, time.Duration(now-w.at), now):
 		return false
 	}
 	q.drop(l)
 	return true
+}
+
+// limit is how old a media message whose turn has come may be.
+func (q *queue) limit(k kind, age time.Duration, now int64) time.Duration {
+	if k == kindAudio {
+		return audioPatience * q.maxAge
+	}
+	return q.video.limit(q.maxAge, age, now)
 }
 
 // drop counts a message as dropped; the rest of its video frame will follow it.
@@ -210,10 +257,7 @@ func (q *queue) drop(l label) {
 // evict drops the oldest message of a kind, of video with all that waits of its frame; false if none waits. spare leaves out the
 // rest of frames that have begun to be sent.
 func (q *queue) evict(k kind, spare bool) bool {
-	l := &q.lanes[1]
-	if k.urgent() {
-		l = &q.lanes[0]
-	}
+	l := &q.lanes[k.lane()]
 	var first label
 	found := false
 	for i := l.head; i < len(l.list); i++ {
@@ -272,12 +316,13 @@ func appendPadded(out, frame []byte) []byte {
 	return out
 }
 
-// Queued messages lie in pooled buffers of three sizes: audio and control, video, and the longest.
+// Queued messages lie in pooled buffers of four sizes: audio and control, video of little and of much, and the longest.
 var bufferPools = [...]struct {
 	size int
 	pool *sync.Pool
 }{
 	{256, &sync.Pool{New: func() any { return new([256]byte) }}},
+	{640, &sync.Pool{New: func() any { return new([640]byte) }}},
 	{1280, &sync.Pool{New: func() any { return new([1280]byte) }}},
 	{maxFrame, &sync.Pool{New: func() any { return new([maxFrame]byte) }}},
 }
@@ -295,10 +340,12 @@ func getBuffer(n int) []byte {
 	switch {
 	case n <= 256:
 		return bufferPools[0].pool.Get().(*[256]byte)[:n]
+	case n <= 640:
+		return bufferPools[1].pool.Get().(*[640]byte)[:n]
 	case n <= 1280:
-		return bufferPools[1].pool.Get().(*[1280]byte)[:n]
+		return bufferPools[2].pool.Get().(*[1280]byte)[:n]
 	case n <= maxFrame:
-		return bufferPools[2].pool.Get().(*[maxFrame]byte)[:n]
+		return bufferPools[3].pool.Get().(*[maxFrame]byte)[:n]
 	}
 	return make([]byte, n)
 }
@@ -308,10 +355,12 @@ func putBuffer(b []byte) {
 	switch cap(b) {
 	case 256:
 		bufferPools[0].pool.Put((*[256]byte)(b))
+	case 640:
+		bufferPools[1].pool.Put((*[640]byte)(b))
 	case 1280:
-		bufferPools[1].pool.Put((*[1280]byte)(b))
+		bufferPools[2].pool.Put((*[1280]byte)(b))
 	case maxFrame:
-		bufferPools[2].pool.Put((*[maxFrame]byte)(b))
+		bufferPools[3].pool.Put((*[maxFrame]byte)(b))
 	}
 }
 
@@ -323,6 +372,7 @@ func (q *queue) label(frame []byte) label {
 	}
 	k := kindOf(data)
 	if k != kindVideo {
+		q.video.hears = q.video.hears || k == kindDTLS || k == kindRTCP
 		return label{kind: k}
 	}
 	if q.flows == nil {

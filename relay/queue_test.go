@@ -180,10 +180,11 @@ func (q *queue) takeAll(t testing.TB, ms int64, room int) [][]byte {
 }
 
 func describe(frames [][]byte) (got []string) {
-	var q queue
 	for _, f := range frames {
-		data := f[channelHeaderSize:]
+		data := dataOf(f)
 		switch k := kindOf(data); {
+		case data == nil:
+			got = append(got, "stun")
 		case k != kindVideo:
 			got = append(got, k.String())
 		case data[1]&0x7f == 111:
@@ -192,21 +193,24 @@ func describe(frames [][]byte) (got []string) {
 			got = append(got, "video")
 		}
 	}
-	_ = q
 	return got
 }
 
-func TestQueueAudioOvertakes(t *testing.T) {
-	q := queue{maxAge: 250 * time.Millisecond}
-	sound, picture := rtpSource{ssrc: 1, pt: 111}, rtpSource{ssrc: 2, pt: 96}
-	q.fill(0, picture.video(3)...)
-	q.fill(1, sound.audio(), append(channelOf(0x4000, 0), []byte{}...), appendData(0x4000, 22, 254, 253, 0), appendData(0x4000, 0x80, 200, 0, 6, 0, 0, 0, 0))
-	q.fill(2, picture.video(1)...)
-	q.fill(3, sound.audio())
-	got := describe(q.takeAll(t, 10, 2600))
-	want := []string{"audio", "rtcp", "audio", "video", "video", "video", "other", "dtls", "video"}
-	if !slices.Equal(got, want) {
-		t.Errorf("sent %v, want %v", got, want)
+// Media keeps its order as long as there is patience; then audio overtakes video. STUN always does.
+func TestQueueOrder(t *testing.T) {
+	for most, want := range map[time.Duration][]string{
+		0:                      {"stun", "video", "video", "video", "audio", "other", "dtls", "rtcp", "video", "audio"},
+		250 * time.Millisecond: {"stun", "audio", "audio", "video", "video", "video", "other", "dtls", "rtcp", "video"},
+	} {
+		q := queue{maxAge: 250 * time.Millisecond, video: patience{hears: true, most: most}}
+		sound, picture := rtpSource{ssrc: 1, pt: 111}, rtpSource{ssrc: 2, pt: 96}
+		q.fill(0, picture.video(3)...)
+		q.fill(1, sound.audio(), append(channelOf(0x4000, 0), []byte{}...), appendData(0x4000, 22, 254, 253, 0), appendData(0x4000, 0x80, 200, 0, 6, 0, 0, 0, 0))
+		q.fill(2, picture.video(1)...)
+		q.fill(3, sound.audio(), stunFrame(0x0104))
+		if got := describe(q.takeAll(t, 10, 2600)); !slices.Equal(got, want) {
+			t.Errorf("with patience for %v: sent %v, want %v", most, got, want)
+		}
 	}
 }
 
@@ -217,23 +221,16 @@ func appendData(number uint16, data ...byte) []byte {
 }
 
 func TestQueueAge(t *testing.T) {
-	q := queue{maxAge: 250 * time.Millisecond}
+	q := queue{maxAge: 250 * time.Millisecond, video: patience{most: 250 * time.Millisecond, since: int64(time.Second)}}
 	sound, picture := rtpSource{ssrc: 1, pt: 111}, rtpSource{ssrc: 2, pt: 96}
 	dtls, rtcp := appendData(0x4000, 22, 254, 253, 0), appendData(0x4000, 0x80, 200, 0, 6, 0, 0, 0, 0)
 	q.fill(0, picture.video(4)...)
 	q.fill(0, dtls, rtcp, stunFrame(0x0104))
-	q.fill(-201, sound.audio()) // audio may be twice as old
+	q.fill(-951, sound.audio()) // audio may be five times as old
 	q.fill(200, picture.video(2)...)
 	q.fill(200, sound.audio())
-	var got []string
-	for _, f := range q.takeAll(t, 300, 2600) {
-		if isChannelData(f) {
-			got = append(got, describe([][]byte{f})...)
-		} else {
-			got = append(got, "stun")
-		}
-	}
-	if want := []string{"rtcp", "stun", "audio", "dtls", "video", "video"}; !slices.Equal(got, want) {
+	got := describe(q.takeAll(t, 300, 2600))
+	if want := []string{"stun", "audio", "dtls", "rtcp", "video", "video"}; !slices.Equal(got, want) {
 		t.Errorf("sent %v, want %v", got, want)
 	}
 	if q.dropped[kindVideo] != 4 || q.dropped[kindAudio] != 1 || q.dropped[kindDTLS]+q.dropped[kindRTCP]+q.dropped[kindSTUN] != 0 {
@@ -252,16 +249,16 @@ func TestQueueWholeFrames(t *testing.T) {
 		t.Fatalf("took %d bytes", len(out))
 	}
 	q.fill(10, second[:2]...)
-	rest := q.takeAll(t, 1000, slowChunk)
+	rest := q.takeAll(t, 300, slowChunk)
 	if len(rest) != 2 || q.dropped[kindVideo] != 2 {
 		t.Errorf("%d packets sent, %v dropped", len(rest), q.dropped)
 	}
-	q.fill(1001, second[2:]...)
+	q.fill(301, second[2:]...)
 	if !q.empty() || q.dropped[kindVideo] != 4 {
 		t.Errorf("the rest of a broken frame waits; dropped %v", q.dropped)
 	}
-	q.fill(1002, picture.video(2)...)
-	if n := len(q.takeAll(t, 1003, slowChunk)); n != 2 {
+	q.fill(302, picture.video(2)...)
+	if n := len(q.takeAll(t, 303, slowChunk)); n != 2 {
 		t.Errorf("%d packets of the next frame", n)
 	}
 }
