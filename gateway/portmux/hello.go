@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 )
@@ -39,64 +38,55 @@ func isGREASE(v uint16) bool {
 	return v&0x0f0f == 0x0a0a && v>>8 == v&0xff
 }
 
-// errHelloRead stops the handshake that exists only to read a ClientHello.
-var errHelloRead = errors.New("portmux: hello read")
+// errNotOurs stops the handshake of a connection whose TLS is not taken off here.
+var errNotOurs = errors.New("portmux: not to be terminated")
 
-// readHello reads the ClientHello and puts every byte back. A tls.Server does the parsing, so that there is one parser
-// of TLS in this program, and it stops in GetConfigForClient, before it would answer. decide is called there.
+// helloConfig is what every handshake begins with: on the ClientHello the connection's Route is decided, and its Config goes on. So
+// there is one parser of TLS in this program, and a hello is parsed once.
 //
-// A malformed hello gets the alert that crypto/tls has for it.
-func (c *Conn) readHello(limit int, decide func(*tls.ClientHelloInfo) Route) (Route, error) {
-	var route Route
-	tap := &helloTap{wire: &c.wire, limit: limit}
-	server := tls.Server(tap, &tls.Config{
+// It is one for all connections, since the keys of session tickets belong to the config that a handshake begins with.
+func helloConfig(decide func(*tls.ClientHelloInfo) Route) *tls.Config {
+	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+			w, ok := info.Conn.(*wire)
+			if !ok || w.hello == nil {
+				return nil, errNotOurs
+			}
 			info.ServerName = strings.ToLower(info.ServerName)
-			info.Conn = &c.wire
-			c.hello = newHello(info)
-			route = decide(info)
-			return nil, errHelloRead
+			w.owner.hello = newHello(info)
+			route := decide(info)
+			if w.hello.route = route; route.Config == nil {
+				return nil, errNotOurs
+			}
+			w.hello = nil
+			return route.Config, nil
 		},
-	})
-	err := server.Handshake()
-	if errors.Is(err, errHelloRead) {
-		c.wire.unread(tap.seen)
-		return route, nil
 	}
-	if len(tap.alert) > 0 {
-		c.wire.sayLast(tap.alert)
-	}
-	return Route{}, err
 }
 
-// helloTap is what the reading tls.Server sits on: it remembers what it reads and sends nothing.
+// helloTap is between a wire and TLS until the route is decided: it remembers what is read and sends nothing.
 type helloTap struct {
-	*wire
+	route Route
 	seen  []byte
-	alert []byte
+	alert []byte // what crypto/tls has to say of a malformed hello
 	limit int
 }
 
-func (t *helloTap) Read(p []byte) (int, error) {
+func (t *helloTap) read(w *wire, p []byte) (int, error) {
 	room := t.limit - len(t.seen)
 	if room <= 0 {
 		return 0, fmt.Errorf("ClientHello longer than %d bytes", t.limit)
 	}
-	n, err := t.wire.Read(p[:min(len(p), room)])
+	n, err := w.read(p[:min(len(p), room)])
 	t.seen = append(t.seen, p[:n]...)
 	return n, err
 }
 
-func (t *helloTap) Write(p []byte) (int, error) {
+func (t *helloTap) write(p []byte) (int, error) {
 	const alertSize = 7
 	if len(p) == alertSize {
 		t.alert = slices.Clone(p)
 	}
 	return len(p), nil
 }
-
-// Close is for nobody: the connection goes on after the reading.
-func (t *helloTap) Close() error { return nil }
-
-var _ net.Conn = (*helloTap)(nil)

@@ -34,7 +34,8 @@ import (
 // Mux is the walk of connections from accept to their owner. Make one with New; it may Serve several listeners.
 type Mux struct {
 	opts     Options
-	born     int64 // milliseconds since 1970: names connections, with serial
+	hello    *tls.Config // what handshakes begin with
+	born     int64       // milliseconds since 1970: names connections, with serial
 	serial   atomic.Uint64
 	metrics  *metrics
 	refusals refusals
@@ -68,6 +69,7 @@ func New(o Options) *Mux {
 	}
 	m := &Mux{
 		opts:      o,
+		hello:     helloConfig(o.Hello),
 		born:      time.Now().UnixMilli(),
 		done:      make(chan struct{}),
 		empty:     make(chan struct{}),

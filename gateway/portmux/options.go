@@ -12,7 +12,7 @@ import (
 
 // Route is what becomes of a TLS connection, decided on its ClientHello.
 type Route struct {
-	// Config terminates TLS here. It must be a pointer that is kept: see ServerConfig.
+	// Config terminates TLS here. Its session tickets are encrypted under keys of the Mux, unless it has its own.
 	Config *tls.Config
 	// Passthrough is a "host:port" to which Options.Splice takes the connection, still encrypted.
 	Passthrough string

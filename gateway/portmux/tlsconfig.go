@@ -4,9 +4,6 @@ import "crypto/tls"
 
 // ServerConfig is how this program speaks TLS to clients: TLS 1.2 with ECDHE and an AEAD, or 1.3, the hybrid
 // post-quantum key exchange preferred, no early data (crypto/tls has none on TCP).
-//
-// Make one for each set of protocols and keep it: session tickets are encrypted under keys that belong to the *tls.Config
-// and are changed every day by crypto/tls, so a config made for each connection could resume none.
 func ServerConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), protos ...string) *tls.Config {
 	return &tls.Config{
 		GetCertificate: certificate,

@@ -134,18 +134,27 @@ func (c *Conn) putBack(b []byte) {
 	}
 }
 
-// walkTLS goes on from a first byte that says TLS.
+// walkTLS goes on from a first byte that says TLS: it shakes hands, as far as the ClientHello if TLS is not to be taken off here.
 func (m *Mux) walkTLS(c *Conn) {
 	c.protocol = TLS
 	_ = c.wire.SetDeadline(time.Now().Add(m.opts.HandshakeTimeout))
-	route, err := c.readHello(m.opts.MaxHello, m.opts.Hello)
-	switch {
-	case err != nil:
+	hello := &helloTap{limit: m.opts.MaxHello}
+	c.wire.hello = hello
+	conn := tls.Server(&c.wire, m.hello)
+	err := conn.Handshake()
+	terminated := c.wire.hello == nil
+	c.wire.hello = nil
+	switch route := hello.route; {
+	case terminated:
+		m.terminate(c, conn, err)
+	case !errors.Is(err, errNotOurs):
 		m.count(c, TLS)
+		if len(hello.alert) > 0 {
+			c.wire.sayLast(hello.alert)
+		}
 		m.lost(c, "hello", err)
-	case route.Config != nil:
-		m.terminate(c, route.Config)
 	case route.Passthrough != "" && c.refused == nil && !c.guest:
+		c.wire.unread(hello.seen)
 		m.count(c, Passthrough)
 		m.own(c, m.opts.Splice != nil, func() { m.opts.Splice(c, route.Passthrough) })
 	default:
@@ -175,10 +184,9 @@ func statusOf(err error, otherwise string) string {
 	return otherwise
 }
 
-// terminate shakes hands and looks inside.
-func (m *Mux) terminate(c *Conn, config *tls.Config) {
-	conn := tls.Server(&c.wire, config)
-	if err := conn.Handshake(); err != nil {
+// terminate looks inside, if the handshake succeeded.
+func (m *Mux) terminate(c *Conn, conn *tls.Conn, err error) {
+	if err != nil {
 		m.count(c, TLS)
 		m.metrics.handshakes.WithLabelValues(handshakeResult(err)).Inc()
 		m.lost(c, "handshake", err)

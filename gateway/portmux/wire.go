@@ -17,7 +17,8 @@ type wire struct {
 	owner  *Conn
 	client netip.AddrPort
 	remote net.Addr
-	head   []byte // peeked, to be read again
+	head   []byte    // peeked, to be read again
+	hello  *helloTap // until a ClientHello was read
 	other  atomic.Pointer[redirected]
 
 	in, out atomic.Int64
@@ -27,6 +28,13 @@ type wire struct {
 type redirected struct{ io.ReadWriter }
 
 func (w *wire) Read(p []byte) (int, error) {
+	if w.hello != nil {
+		return w.hello.read(w, p)
+	}
+	return w.read(p)
+}
+
+func (w *wire) read(p []byte) (int, error) {
 	if len(w.head) > 0 {
 		n := copy(p, w.head)
 		if w.head = w.head[n:]; len(w.head) == 0 {
@@ -40,6 +48,9 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) Write(p []byte) (int, error) {
+	if w.hello != nil {
+		return w.hello.write(p)
+	}
 	n, err := w.source().Write(p)
 	w.out.Add(int64(n))
 	return n, err
