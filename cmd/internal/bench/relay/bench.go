@@ -33,6 +33,7 @@ var narrow = []path{
 	{Name: "shaped 300", Rate: 300_000, Kind: "tbf"},
 	{Name: "shaped 600 loss 2%", Rate: 600_000, Kind: "tbf", Loss: 2},
 	{Name: "shaped 600 two audio", Rate: 600_000, Kind: "tbf"},
+	{Name: "shaped 600 reports", Rate: 600_000, Kind: "tbf"}, // which the sender doesn't heed
 }
 
 // paths are all narrow ones. The congestion control is what programs have that choose none.
@@ -242,6 +243,7 @@ func (b *bench) runNarrow() error {
 		if strings.Contains(p.Name, "two audio") {
 			c.Audios = 2
 		}
+		c.Reports = strings.Contains(p.Name, "reports")
 		for round := range b.rounds {
 			for _, s := range servers {
 				h := new(heard)

@@ -17,6 +17,7 @@ type call struct {
 	Video   int // bits a second
 	Audios  int // audio streams
 	Seconds int
+	Reports bool // RTCP as well, as from a sender that hears how it goes
 }
 
 // heard is what came of it.
@@ -44,7 +45,10 @@ const (
 	keyTimes    = 4  // as long as others
 	videoPacket = 1100
 	audioEvery  = 20 * time.Millisecond
-	rtpHead     = 12
+	// senderReport is RTCP's packet type (RFC 3550 section 6.4.1), of which there is one every reportEvery audio packets.
+	senderReport = 200
+	reportEvery  = 50
+	rtpHead      = 12
 	// rtpSize is an RTP header and what is written behind it: when, how many packets the frame has.
 	rtpSize = rtpHead + 10
 	// callTail is how long late packets are waited for: what comes later than that is lost to any call.
@@ -66,7 +70,7 @@ type listener struct {
 }
 
 func (h *listener) take(data []byte) {
-	if len(data) < rtpSize {
+	if len(data) < rtpSize || data[1] == senderReport {
 		return
 	}
 	h.mu.Lock()
@@ -192,11 +196,23 @@ func (s *callSender) run() {
 				s.packet(i+1, audioType, audioSSRC+uint32(i), uint32(s.audios/s.Audios)*960, 70+s.random.IntN(60), 1)
 				s.audios++
 			}
+			if s.Reports && s.audios/s.Audios%reportEvery == 1 {
+				s.report()
+			}
 			audio += int64(audioEvery)
 		} else {
 			s.frame()
 			video += int64(time.Second) / frameRate
 		}
+	}
+}
+
+// report sends a sender report, as far as it is not encrypted in a call.
+func (s *callSender) report() {
+	b := [28]byte{0x80, senderReport, 0, 6}
+	binary.BigEndian.PutUint32(b[4:], videoSSRC)
+	if _, err := s.peer.conn.WriteToUDP(b[:], s.to); err != nil {
+		s.failed = err
 	}
 }
 
