@@ -21,16 +21,18 @@ const recorder = `(() => {
   pc.addEventListener('signalingstatechange', () => turn('signaling ' + pc.signalingState));
   pc.addEventListener('icecandidate', (e) => e.candidate && turn('candidate ' + e.candidate.type + ' ' + (e.candidate.relayProtocol ?? '') + ' ' + e.candidate.address));
   const last = {};
-  // A description that is rolled back makes the counters begin anew: more than nothing, and not what it was.
-  const count = (what, now) => {
-    if (now > 0 && now !== last[what]) r[what].push(Date.now());
-    last[what] = now;
+  // A description that is rolled back makes the counters begin anew: more than nothing, and not what it was. A stream may be there twice
+  // then, the old one for ever as it was: so each has its own count.
+  const count = (what, stream, now) => {
+    const key = what + stream;
+    if (now > 0 && now !== last[key]) r[what].push(Date.now());
+    last[key] = now;
   };
   const look = async () => {
     for (const s of (await pc.getStats()).values()) {
       if (s.type !== 'inbound-rtp') continue;
-      count(s.kind, s.packetsReceived);
-      if (s.kind === 'video') count('frames', s.framesDecoded);
+      count(s.kind, s.id, s.packetsReceived);
+      if (s.kind === 'video') count('frames', s.id, s.framesDecoded);
     }
     setTimeout(look, 25);
   };
@@ -88,6 +90,13 @@ func (r recording) story(cut time.Time) string {
 	for _, turn := range r.Turns {
 		if d := turn.At - float64(cut.UnixMilli()); d >= 0 {
 			fmt.Fprintf(&b, "\n  %6.0f ms %s", d, turn.What)
+		}
+	}
+	for what, times := range map[string][]float64{"audio": r.Audio, "video": r.Video, "pictures": r.Frames} {
+		length, back, _ := gap(times, cut)
+		fmt.Fprintf(&b, "\n  %s: longest gap %v, until %v", what, length, back)
+		if n := len(times); n > 0 {
+			fmt.Fprintf(&b, ", the last of %d after %v", n, time.Duration(times[n-1]-float64(cut.UnixMilli()))*time.Millisecond)
 		}
 	}
 	return b.String()
