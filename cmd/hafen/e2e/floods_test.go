@@ -103,6 +103,9 @@ func (a *abuse) beside(t *testing.T, f pouring) besideFlood {
 	line := besideFlood{name: f.name, attempts: attempts.Load(), took: time.Since(began), memory: most, processor: a.load().processor - before.processor}
 	call.stop()
 	<-call.done
+	if call.back == 0 {
+		t.Fatalf("%s: none of the call's %d packets came back", f.name, call.sent)
+	}
 	slices.Sort(call.delays)
 	line.sent, line.lost = call.sent, call.sent-call.back
 	line.p50, line.p95 = call.delays[len(call.delays)/2], call.delays[len(call.delays)*95/100]
