@@ -1,5 +1,7 @@
 // The media connection to the one other person: perfect negotiation (both may offer at any time; on a collision the
-// polite one yields), trickled candidates, and ICE restarts when the way breaks.
+// polite one yields), trickled candidates, and ICE restarts when the way breaks. Restarts are offered by the impolite one
+// alone, and the other asks for them: both notice a broken way at the same time, and a restart that is rolled back has left
+// Chromium connected and silent in one direction.
 
 const patience = 2000; // how long "disconnected" may last
 const nextTry = 8000; // when a restart has not helped
@@ -55,8 +57,9 @@ export class Link {
     this.queue = this.queue.then(() => this.take(data)).catch((error) => this.complain('receive', error));
   }
 
-  async take({ description, candidate }) {
+  async take({ description, candidate, restart }) {
     if (this.closed) return;
+    if (restart) return this.restart('asked');
     if (description) return this.describe(description);
     try {
       await this.pc.addIceCandidate(candidate ?? undefined);
@@ -118,6 +121,7 @@ export class Link {
     if (this.closed || this.restarting) return;
     const early = atLeast - (Date.now() - (this.restarted ?? 0));
     if (early > 0) {
+      if (why === 'asked') return; // it is under way
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.restart(why), early);
       return;
@@ -126,6 +130,11 @@ export class Link {
     this.restarted = Date.now();
     this.restarts++;
     this.onstate('restarting', why);
+    if (this.polite) {
+      this.restarting = false;
+      this.send({ restart: true });
+      return this.retryLater();
+    }
     await this.refresh();
     this.restarting = false;
     if (this.closed || this.pc.connectionState === 'closed') return;
