@@ -73,7 +73,7 @@ external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against t
 	$(GO) test -count=1 -timeout 40m -v -run '^TestExternal$$' ./cmd/hafen/e2e -external $(CURDIR)/bin/tools
 
 floods: deps ## what can be poured on the gateway, beside a live call (root; three minutes)
-	$(GO) test -count=1 -timeout 10m -run '^TestFloods$$' ./cmd/hafen/e2e -floods
+	$(GO) test -count=1 -timeout 10m -v -run '^TestFloods$$' ./cmd/hafen/e2e -floods
 
 gosec: ## gosec over the tree; the rules that are off have their reasons in .ci/gosec, single places in a comment
 	@.ci/gosec
