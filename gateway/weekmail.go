@@ -23,12 +23,14 @@ func (g *Gateway) mailWeek(ctx context.Context, now time.Time) error {
 	if c.Events.Mail.Server == "" || !c.Events.Mail.Weekly || now.Weekday() != time.Monday || now.Hour() < weekMailHour || g.handover.isGone() {
 		return nil
 	}
-	first, err := g.ledger.claim(now)
-	if err != nil || !first {
+	if g.ledger.claimed(now) {
+		return nil
+	}
+	week, err := g.ledger.read(now.AddDate(0, 0, -1)) // first: a ledger that can't be read now may be read later today
+	if err != nil {
 		return err
 	}
-	week, err := g.ledger.read(now.AddDate(0, 0, -1))
-	if err != nil {
+	if first, err := g.ledger.claim(now); err != nil || !first {
 		return err
 	}
 	monday := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, now.Location())
@@ -52,7 +54,7 @@ func (l *ledger) claim(monday time.Time) (bool, error) {
 	if err := os.MkdirAll(l.dir, 0o750); err != nil {
 		return false, err
 	}
-	f, err := os.OpenFile(filepath.Join(l.dir, monday.Format(time.DateOnly)+".mailed"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
+	f, err := os.OpenFile(l.mailedMark(monday), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o640)
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
@@ -60,6 +62,16 @@ func (l *ledger) claim(monday time.Time) (bool, error) {
 		return false, err
 	}
 	return true, f.Close()
+}
+
+func (l *ledger) mailedMark(monday time.Time) string {
+	return filepath.Join(l.dir, monday.Format(time.DateOnly)+".mailed")
+}
+
+// claimed reports whether somebody has mailed the week before this Monday.
+func (l *ledger) claimed(monday time.Time) bool {
+	_, err := os.Stat(l.mailedMark(monday))
+	return err == nil
 }
 
 // weekReport is what the mail says.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/mail"
 	"net/textproto"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,16 @@ func TestWeekIsMailedOnce(t *testing.T) {
 		book.ended(relay.End{Won: true, Rung: "udp:3478", Took: took})
 	}
 	if err := book.save(); err != nil {
+		t.Fatal(err)
+	}
+	broken := book.file(monday.AddDate(0, 0, -2).Format(time.DateOnly)) // for a while it can't be read
+	if err := os.Mkdir(broken, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.mailWeek(t.Context(), monday); err == nil {
+		t.Error("a ledger that can't be read is mailed")
+	}
+	if err := os.Remove(broken); err != nil {
 		t.Fatal(err)
 	}
 	for _, at := range []time.Time{monday.Add(-time.Minute), monday.AddDate(0, 0, -1), monday, monday.Add(time.Hour), monday.AddDate(0, 0, 1)} {
