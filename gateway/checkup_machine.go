@@ -231,7 +231,7 @@ func (c *checkup) pac(ctx context.Context) []Finding {
 	f := Finding{Area: "pac", About: "PAC file", Verdict: Pass, Detail: "sends the services' hosts here"}
 	parent, err := forward.ReadParent(c.Config)
 	if parent == nil && c.Config.PAC.Parent != "" {
-		parent, err = forward.FetchParent(ctx, c.Config, (&net.Dialer{}).DialContext)
+		parent, err = forward.FetchParent(ctx, c.Config, c.g.dialHouse)
 	}
 	if err != nil {
 		f.Verdict, f.Detail, f.Todo = Fail, "the company's own PAC file: "+err.Error(), "correct pac.parent or pac.parent_file; without it nobody knows where the rest of the web goes"

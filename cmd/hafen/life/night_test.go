@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -197,6 +199,14 @@ func (g *gate) shut() {
 	}
 }
 
+// crowd is the load under which faults are shown: what clients do all the time, but for media, whose number is one of the faults.
+func (n *night) crowd() *load {
+	if *whole {
+		return n.startLoad(200, 200, 0, 100)
+	}
+	return n.startLoad(10, 10, 0, 10)
+}
+
 // TestEachFaultIsShown: one thing after the other breaks, and the status page, the terminal, the metric and an event name each.
 func TestEachFaultIsShown(t *testing.T) {
 	t.Parallel()
@@ -213,6 +223,7 @@ func TestEachFaultIsShown(t *testing.T) {
 		_, body := n.get("/metrics")
 		return strings.Count(body, "hafen_relay_region_up{") == 2 && n.metric(`hafen_relay_region_up{region="near",service="calls"}`) == 1 && n.metric(`hafen_relay_region_up{region="far",service="calls"}`) == 1
 	})
+	people := n.crowd()
 	peer := echoPeer(n.world)
 	stream := func() time.Time {
 		s, err := n.newStream("tls", peer)
@@ -237,6 +248,7 @@ func TestEachFaultIsShown(t *testing.T) {
 	files.issue(t, 8*time.Second)
 	time.Sleep(time.Until(files.ends))
 	n.shows(files.ends, "certificate-ended", ownName)
+	people.end(0) // nothing of this has ended anybody's call; what follows would
 
 	far.SetDown(true)
 	n.passes(time.Now(), "region-down", "far of calls")
@@ -261,16 +273,19 @@ func TestDiskFaultsAreShown(t *testing.T) {
 		t.Skipf("skipped: no small disk can be mounted here: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	files := newNightFiles(t)
 	n := newNight(t, func(text string) string {
 		at := strings.Index(text, "data_dir: ")
 		end := at + strings.Index(text[at:], "\n")
-		return text[:at] + "data_dir: " + disk + text[end:]
+		return text[:at] + files.config() + "data_dir: " + disk + text[end:]
 	}, "")
 	n.passes(time.Now(), "disk", "nearly full")
+	people := n.crowd()
 	if err := os.WriteFile(filepath.Join(disk, "ballast"), make([]byte, 90<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n.shows(time.Now(), "disk", "is full")
+	people.end(0)
 	n.told()
 }
 
@@ -401,4 +416,20 @@ func (r *resolver) answer(query []byte) []byte {
 		return nil
 	}
 	return answer
+}
+
+// TestParentFaultIsShown: the company's own PAC file can't be had, since its server is where no house's server is; the doctor dials as the
+// gateway does.
+func TestParentFaultIsShown(t *testing.T) {
+	t.Parallel()
+	company := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a server on loopback is asked") }))
+	t.Cleanup(company.Close)
+	n := newNight(t, func(text string) string {
+		return strings.Replace(text, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {parent: %q}", company.URL+"/company.pac"), 1)
+	}, "")
+	n.shows(time.Now(), "pac-parent", "loopback")
+	out, err := exec.Command(program, "doctor", "--config", n.file()).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "the company's own PAC file: ") || !strings.Contains(string(out), "loopback") {
+		t.Errorf("doctor does not name it: %v\n%s", err, out)
+	}
 }
