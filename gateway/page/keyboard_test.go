@@ -1,6 +1,9 @@
 package page_test
 
 import (
+	"net/http"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,4 +79,33 @@ func TestChromiumStatusByKeyboard(t *testing.T) {
 		t.Fatal("the drain button did nothing")
 	}
 	p.clean()
+}
+
+// TestChromiumHelpdesk: the help desk's own login finds a run by its code, and gets nothing else of the gateway.
+func TestChromiumHelpdesk(t *testing.T) {
+	browser := chromium(t)
+	base := gatewayPages(t, nil)
+	p := open(t, browser, base)
+	p.logIn(base, "paul")
+	if at := p.text("location.pathname"); at != "/status/helpdesk/" {
+		t.Errorf("the help desk is led to %s", at)
+	}
+	p.tabTo("[name=code]")
+	p.press("K7QF-2M\r")
+	p.waitFor("the finding", 20*time.Second, "document.body?.innerText.includes('The network stops WebSockets')")
+	for _, width := range []int64{390, 1440} {
+		p.look("helpdesk-own", width, "light")
+	}
+	if links := p.text("[...document.querySelectorAll('a')].map((a) => a.getAttribute('href')).join(' ')"); strings.Contains(links, "config") {
+		t.Errorf("links: %s", links)
+	}
+	for path, want := range map[string]int{
+		"/status/config": http.StatusForbidden, "/status/api/snapshot": http.StatusForbidden, "/status/api/live": http.StatusForbidden, "/status/api/config": http.StatusNotFound,
+	} {
+		got := p.text("(async () => { const r = await fetch('" + path + "'); const told = await r.text(); return r.status + (told.includes('gw.hospital.example') ? ' tells' : ''); })()")
+		if got != strconv.Itoa(want) {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	p.clean("403", "404")
 }
