@@ -142,7 +142,19 @@ func (g *Gateway) newPages() http.Handler {
 	mux.Handle("/readyz", g.status.Healthz())
 	mux.Handle(acmeHTTP, http.HandlerFunc(g.acmeChallenge))
 	mux.Handle(page.AssetPath, page.Assets())
-	return timed(pageTimeout, mux)
+	return timed(pageTimeout, g.strict(mux))
+}
+
+// strict has browsers ask by https alone from now on (RFC 6797), where they trust the certificate: with one of the gateway's own authority
+// they could not get in any more when its root is not installed.
+func (g *Gateway) strict(h http.Handler) http.Handler {
+	const halfAYear = "max-age=15768000"
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && !g.untrusted() {
+			w.Header().Set("Strict-Transport-Security", halfAYear)
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 const (
