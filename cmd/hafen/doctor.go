@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"hafen/configs"
 	"hafen/gateway"
+	statuspage "hafen/gateway/status"
 )
 
 // doctorReport is what the doctor found; its JSON is for machines.
@@ -85,9 +87,10 @@ func examine(ctx context.Context, w world, file string, o gateway.CheckupOptions
 		return report, fmt.Errorf("read the configuration: %w", err)
 	default:
 		report.Checks = append(report.Checks, gateway.Finding{Area: "configuration", About: name, Verdict: gateway.Pass, Detail: fmt.Sprintf("%d services", len(cfg.Services))})
-		running := runningVersion(ctx, cfg.RunDir)
-		report.Checks = append(report.Checks, versionFinding(running))
-		o.Config, o.Running = cfg, running != ""
+		running := askRunning(ctx, cfg.RunDir)
+		report.Checks = append(report.Checks, versionFinding(running.Version))
+		report.Checks = append(report.Checks, limitFindings(running.Faults)...)
+		o.Config, o.Running = cfg, running.Version != ""
 		found, err := gateway.Checkup(ctx, o)
 		if err != nil {
 			found = []gateway.Finding{{Area: "configuration", About: name, Verdict: gateway.Fail, Detail: err.Error()}}
@@ -124,14 +127,31 @@ func triedRules(sheet ruleSheet, checks []gateway.Finding) []triedRule {
 	return all
 }
 
-// runningVersion asks the gateway that runs here; "" when none answers.
-func runningVersion(ctx context.Context, runDir string) string {
-	body, err := control(ctx, runDir, http.MethodGet, "/api/v1/status", nil)
-	var answer struct{ Version string }
-	if err != nil || json.Unmarshal(body, &answer) != nil {
-		return ""
+// askRunning is what the gateway that runs here says of itself; its version is "" if none runs, or this user may not ask it.
+func askRunning(ctx context.Context, runDir string) (running struct {
+	Version string
+	Faults  []statuspage.Fault
+},
+) {
+	if body, err := control(ctx, runDir, http.MethodGet, "/api/v1/status", nil); err == nil {
+		_ = json.Unmarshal(body, &running) // no answer of a gateway's: none runs
 	}
-	return answer.Version
+	return running
+}
+
+// limitFindings are the limits that the running gateway has come to: nothing else here is known to it alone.
+func limitFindings(faults []statuspage.Fault) []gateway.Finding {
+	var all []gateway.Finding
+	for _, f := range faults {
+		if strings.HasPrefix(f.Kind, "limit-") {
+			found := gateway.Finding{Area: "limits", About: "limits", Verdict: gateway.Warn, Detail: f.Sentence, Todo: f.Advice}
+			if f.Level == statuspage.Critical {
+				found.Verdict = gateway.Fail
+			}
+			all = append(all, found)
+		}
+	}
+	return all
 }
 
 func versionFinding(running string) gateway.Finding {

@@ -238,6 +238,9 @@ func TestEachFaultIsShown(t *testing.T) {
 	}
 	n.passes(stream(), "limit-near", "limits.allocations")
 	n.shows(stream(), "limit-reached", "limits.allocations")
+	if out, _ := exec.Command(program, "doctor", "--config", n.file(), "--patience", "3s").CombinedOutput(); !strings.Contains(string(out), "limits.allocations is reached") {
+		t.Errorf("doctor does not name the limit:\n%s", out)
+	}
 	if s, err := n.newStream("tls", peer); err == nil {
 		s.giveBack()
 		t.Error("a sixth allocation of five")
