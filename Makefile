@@ -75,7 +75,7 @@ external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against t
 floods: deps ## what can be poured on the gateway, beside a live call (root; three minutes)
 	$(GO) test -count=1 -timeout 10m -v -run '^TestFloods$$' ./cmd/hafen/e2e -floods
 
-gosec: ## gosec over the tree; the rules that are off have their reasons in .ci/gosec, single places in a comment
+gosec: ## gosec over the tree; the rules that are off have their reasons in .ci/gosec, what else it finds in .ci/gosec-accepted
 	@.ci/gosec
 
 bench: deps ## the relay's cost beside coturn and pion/turn, in namespaces (root)

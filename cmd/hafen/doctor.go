@@ -87,10 +87,10 @@ func examine(ctx context.Context, w world, file string, o gateway.CheckupOptions
 		return report, fmt.Errorf("read the configuration: %w", err)
 	default:
 		report.Checks = append(report.Checks, gateway.Finding{Area: "configuration", About: name, Verdict: gateway.Pass, Detail: fmt.Sprintf("%d services", len(cfg.Services))})
-		running := askRunning(ctx, cfg.RunDir)
-		report.Checks = append(report.Checks, versionFinding(running.Version))
-		report.Checks = append(report.Checks, limitFindings(running.Faults)...)
-		o.Config, o.Running = cfg, running.Version != ""
+		here := askRunning(ctx, cfg.RunDir)
+		report.Checks = append(report.Checks, versionFinding(here.Version))
+		report.Checks = append(report.Checks, limitFindings(here.Faults)...)
+		o.Config, o.Running = cfg, here.Version != ""
 		found, err := gateway.Checkup(ctx, o)
 		if err != nil {
 			found = []gateway.Finding{{Area: "configuration", About: name, Verdict: gateway.Fail, Detail: err.Error()}}
@@ -127,16 +127,17 @@ func triedRules(sheet ruleSheet, checks []gateway.Finding) []triedRule {
 	return all
 }
 
-// askRunning is what the gateway that runs here says of itself; its version is "" if none runs, or this user may not ask it.
-func askRunning(ctx context.Context, runDir string) (running struct {
+// sibling is what the gateway that runs here says of itself. Its version is "" if none runs, or this user may not ask it.
+type sibling struct {
 	Version string
 	Faults  []statuspage.Fault
-},
-) {
+}
+
+func askRunning(ctx context.Context, runDir string) (r sibling) {
 	if body, err := control(ctx, runDir, http.MethodGet, "/api/v1/status", nil); err == nil {
-		_ = json.Unmarshal(body, &running) // no answer of a gateway's: none runs
+		_ = json.Unmarshal(body, &r) // no answer of a gateway's: none runs
 	}
-	return running
+	return r
 }
 
 // limitFindings are the limits that the running gateway has come to: nothing else here is known to it alone.
