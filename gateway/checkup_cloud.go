@@ -45,6 +45,7 @@ func (c *checkup) callServers(ctx context.Context) []Finding {
 	if err := c.g.signaling.Start(ctx); err != nil {
 		return []Finding{{Area: "call server", About: "all", Verdict: Fail, Detail: err.Error()}}
 	}
+	began := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for asking(c.g.signaling.Status().CallServers) && ctx.Err() == nil {
@@ -56,6 +57,11 @@ func (c *checkup) callServers(ctx context.Context) []Finding {
 	var all []Finding
 	servers := c.g.signaling.Status().CallServers
 	for _, s := range servers {
+		for _, check := range []*signaling.Check{&s.HTTPS, &s.WebSocket} {
+			if waited := time.Since(began); check.State == signaling.CheckUnknown && waited >= silent {
+				check.State, check.Why = signaling.CheckFailed, fmt.Sprintf("It did not answer within %s.", waited.Round(time.Second))
+			}
+		}
 		all = append(all,
 			callServerFinding(s, "HTTPS", "https", s.HTTPS), callServerFinding(s, "WebSocket", "websocket", s.WebSocket),
 			callServerFinding(s, "long-poll", "longpoll", s.LongPoll))
@@ -70,6 +76,10 @@ func (c *checkup) callServers(ctx context.Context) []Finding {
 	}
 	return all
 }
+
+// silent is how long a call server may take to answer before its silence is a finding, where the doctor's own time ends earlier than the
+// probe's.
+const silent = 3 * time.Second
 
 func asking(servers []signaling.CallServer) bool {
 	for _, s := range servers {

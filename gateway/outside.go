@@ -27,9 +27,9 @@ type finding struct {
 const (
 	// outsidePeriod is how often it is asked while nobody watches; outsidePause while somebody does.
 	outsidePeriod = 30 * time.Second
-	outsidePause  = 1500 * time.Millisecond
+	outsidePause  = time.Second
 	// outsidePatience is how long an answer may take.
-	outsidePatience = 3 * time.Second
+	outsidePatience = 2500 * time.Millisecond
 )
 
 // askOutside asks now and at intervals.

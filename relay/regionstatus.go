@@ -62,7 +62,7 @@ func (s *Server) RegionStatus() []RegionStatus {
 }
 
 // ProbeNow probes every rung of a service's regions and tells what came of it; an empty service is the first. It
-// returns within some seconds. Calls at the same time share one run, and its result holds for 2 s, so that whoever
+// returns within some seconds. Calls at the same time share one run, and its result holds for a moment, so that whoever
 // asks often does not make the gateway ask often. A rung that has never worked while another does is asked only as
 // often as without this.
 func (s *Server) ProbeNow(ctx context.Context, service string) ([]RegionStatus, error) {
@@ -175,7 +175,7 @@ type probeRun struct {
 }
 
 // runHolds is how long the result of a run is given to whoever asks.
-const runHolds = 2 * time.Second
+const runHolds = 750 * time.Millisecond
 
 func (r *regions) probeNow(ctx context.Context, service string) ([]RegionStatus, error) {
 	s := r.serviceNamed(service)

@@ -113,7 +113,7 @@ func (pr *prober) start(wg *sync.WaitGroup) {
 	})
 }
 
-// Hurry asks all call servers now, for somebody who is watching. One that does not answer within three seconds counts as silent
+// Hurry asks all call servers now, for somebody who is watching. One that does not answer within two and a half seconds counts as silent
 // then: whoever watches wants to know.
 func (p *Proxy) Hurry() {
 	for _, s := range p.setup.Load().prober.servers {
@@ -141,8 +141,8 @@ func (pr *prober) doubt(host string) {
 
 // eagerTimeout ends a probe that somebody waits for; shortestPause is between two of one server in any case.
 const (
-	eagerTimeout  = 3 * time.Second
-	shortestPause = 1500 * time.Millisecond
+	eagerTimeout  = 2500 * time.Millisecond
+	shortestPause = time.Second
 )
 
 // patience is how long the server may take to answer.
@@ -184,12 +184,14 @@ func (pr *prober) rest(asked time.Time) bool {
 
 func (pr *prober) ask(s *server) {
 	patience := pr.patience(s)
+	var both sync.WaitGroup
 	if s.probes.HTTPS != "" {
-		pr.note(s, "https", &s.now.HTTPS, pr.checkHTTPS(s, patience))
+		both.Go(func() { pr.note(s, "https", &s.now.HTTPS, pr.checkHTTPS(s, patience)) })
 	}
 	if s.probes.WebSocket != "" {
-		pr.note(s, "websocket", &s.now.WebSocket, pr.checkWebSocket(s, patience))
+		both.Go(func() { pr.note(s, "websocket", &s.now.WebSocket, pr.checkWebSocket(s, patience)) })
 	}
+	both.Wait()
 }
 
 // note keeps a result; a change of state is one log line.
@@ -399,6 +401,9 @@ func failed(err error) Check {
 		why = "It did not answer in time: "
 	case statusDial, statusPolicy:
 		why = "It can't be reached: "
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return Check{State: CheckFailed, Status: status, Why: "It did not answer in time."} // Go's words for that help nobody
 	}
 	return Check{State: CheckFailed, Status: status, Why: why + err.Error() + "."}
 }

@@ -6,8 +6,9 @@ import (
 )
 
 const (
-	// samplePeriod is how often the gateway looks at itself: what happens is on an open page within that time.
+	// samplePeriod is how often the gateway looks at itself, and lookPeriod how often at what is wrong while a page is open.
 	samplePeriod = 2 * time.Second
+	lookPeriod   = samplePeriod / 4
 	// historyTime is what charts show.
 	historyTime = 5 * time.Minute
 	maxSamples  = int(historyTime / samplePeriod)

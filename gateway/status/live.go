@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ const maxStreams = 100
 // streamPatience is how long a page may take to take in what it is told.
 const streamPatience = 10 * time.Second
 
-// live looks at the gateway every two seconds and tells everybody who watches.
+// live looks at the gateway every two seconds and tells everybody who watches; of what goes wrong in between it tells at once.
 type live struct {
 	history history
 
@@ -29,17 +30,27 @@ type live struct {
 
 // Run looks at the gateway until ctx ends. Without it the page has no history and asks for itself.
 func (s *Server) Run(ctx context.Context) {
-	ticker := time.NewTicker(samplePeriod)
+	ticker := time.NewTicker(lookPeriod)
 	defer ticker.Stop()
-	for {
-		if s.live.watchers() > 0 && s.opts.Hurry != nil {
+	var told []string
+	for n := 0; ; n++ {
+		watched := s.live.watchers() > 0
+		if watched && s.opts.Hurry != nil {
 			s.opts.Hurry()
 		}
-		snap := s.opts.Snapshot()
-		s.live.history.add(snap)
-		s.live.tell(snap)
-		if s.opts.Observe != nil {
-			s.opts.Observe(snap)
+		sample := n%int(samplePeriod/lookPeriod) == 0
+		if sample || watched {
+			snap := s.opts.Snapshot()
+			if faults := snap.faultIDs(); sample || !slices.Equal(faults, told) {
+				told = faults
+				s.live.tell(snap)
+			}
+			if sample {
+				s.live.history.add(snap)
+				if s.opts.Observe != nil {
+					s.opts.Observe(snap)
+				}
+			}
 		}
 		select {
 		case <-ticker.C:
@@ -47,6 +58,15 @@ func (s *Server) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// faultIDs name what is wrong, the worst first.
+func (s *Snapshot) faultIDs() []string {
+	ids := make([]string, len(s.Faults))
+	for i, f := range s.Faults {
+		ids[i] = f.ID
+	}
+	return ids
 }
 
 func (l *live) watchers() int {
@@ -93,8 +113,8 @@ func (l *live) leave(ch chan Snapshot) {
 	delete(l.streams, ch)
 }
 
-// showLive streams snapshots as server-sent events: first the history of the charts, then one snapshot every two seconds,
-// for as long as the session lasts.
+// showLive streams snapshots as server-sent events: first the history of the charts, then one snapshot every two seconds
+// and one when something goes wrong or is well again, for as long as the session lasts.
 func (s *Server) showLive(w http.ResponseWriter, r *http.Request) {
 	ch := s.live.join()
 	if ch == nil {

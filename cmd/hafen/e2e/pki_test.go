@@ -42,13 +42,19 @@ func newAuthority(t testing.TB, dir string) *authority {
 // issue writes a certificate for the names (addresses count too) and returns the files of certificate and key.
 func (ca *authority) issue(t testing.TB, names ...string) (certFile, keyFile string) {
 	t.Helper()
+	return ca.issueFor(t, time.Hour, 200*24*time.Hour, names...)
+}
+
+// issueFor is issue for a certificate that is so old and ends then.
+func (ca *authority) issueFor(t testing.TB, age, left time.Duration, names ...string) (certFile, keyFile string) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	must(t, err)
 	tmpl := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(200 * 24 * time.Hour), CRLDistributionPoints: []string{"http://ca.hospital.example/laboratory.crl"}, KeyUsage: x509.KeyUsageDigitalSignature,
+		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, NotBefore: time.Now().Add(-age),
+		NotAfter: time.Now().Add(left), CRLDistributionPoints: []string{"http://ca.hospital.example/laboratory.crl"}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, n := range names {

@@ -143,6 +143,11 @@ let last;
 const most = 150;
 
 function sample(s) {
+  const newest = samples.at(-1);
+  if (newest && Date.parse(s.time) < newest.time + 1500) { // the history had it already, or it came because something went wrong
+    last ??= s;
+    return;
+  }
   const seconds = last ? (Date.parse(s.time) - Date.parse(last.time)) / 1000 : 0;
   const bits = (key) => (seconds > 0 ? Math.max(0, s.counts[key] - last.counts[key]) * 8 / seconds : 0);
   const p = {
@@ -156,8 +161,6 @@ function sample(s) {
     }
   }
   last = s;
-  const newest = samples.at(-1);
-  if (newest && p.time <= newest.time) return; // the history had it already
   samples.push(p);
   if (samples.length > most) samples.shift();
 }
