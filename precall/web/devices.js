@@ -58,6 +58,23 @@ export async function openDevices(signal) {
   return { stream: tracks.length ? new MediaStream(tracks) : null, camera, microphone };
 }
 
+// openPlain opens the same microphone without the browser's gain control, which hides that it is too loud. Where the browser has no such
+// control, or does not answer soon, there is nothing: what is there is listened to as it is.
+export async function openPlain(stream, signal) {
+  const { autoGainControl, deviceId } = stream.getAudioTracks()[0]?.getSettings() ?? {};
+  if (!autoGainControl) return null;
+  const audio = { autoGainControl: false, noiseSuppression: false, echoCancellation: false };
+  if (deviceId) audio.deviceId = { exact: deviceId };
+  const asked = navigator.mediaDevices.getUserMedia({ audio }).catch(() => null);
+  let plain;
+  try {
+    plain = await within(2000, asked, undefined, signal);
+  } finally {
+    if (!plain) asked.then((late) => late?.getTracks().forEach((track) => track.stop()));
+  }
+  return plain ?? null;
+}
+
 // The tests of a picture: darker than this on average (of 255), in more than a third of the pictures; or the same as the one before.
 const dark = 20;
 const tooMany = 1 / 3;
@@ -101,25 +118,28 @@ export async function measureCamera(video, signal) {
   return { value, error: looked > 3 && same / looked > tooMany ? 'frozen' : '' };
 }
 
-// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS, and whether it was too loud to be clean.
+// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS, and whether it was too loud to be clean, which is heard
+// better in the plain sound, if there is one.
 export class LevelMeter {
-  constructor(stream, show) {
+  constructor(stream, plain, show) {
     this.loudest = undefined;
     this.clipped = false;
     this.context = new AudioContext();
     this.analyser = this.context.createAnalyser();
     this.analyser.fftSize = 4096;
     this.context.createMediaStreamSource(stream).connect(this.analyser);
+    this.plain = plain;
+    const unprocessed = this.context.createAnalyser();
+    unprocessed.fftSize = this.analyser.fftSize;
+    if (plain) this.context.createMediaStreamSource(plain).connect(unprocessed);
     const samples = new Float32Array(this.analyser.fftSize);
+    const plainSamples = new Float32Array(unprocessed.fftSize);
     this.timer = setInterval(() => {
       if (this.context.state !== 'running') return;
       this.analyser.getFloatTimeDomainData(samples);
-      let [sum, row] = [0, 0];
-      for (const s of samples) {
-        sum += s * s;
-        row = Math.abs(s) > 0.985 ? row + 1 : 0;
-        this.clipped ||= row > 6;
-      }
+      unprocessed.getFloatTimeDomainData(plainSamples);
+      this.clipped ||= clips(samples) || clips(plainSamples);
+      const sum = samples.reduce((all, s) => all + s * s, 0);
       const level = Math.max(-100, 10 * Math.log10(sum / samples.length || 1e-12));
       this.loudest = Math.max(this.loudest ?? -100, level);
       show(level);
@@ -137,8 +157,18 @@ export class LevelMeter {
 
   stop() {
     clearInterval(this.timer);
+    this.plain?.getTracks().forEach((track) => track.stop());
     this.context.close().catch(() => {});
   }
+}
+
+// clips reports whether more than six samples in a row are at the end of the scale.
+function clips(samples) {
+  let row = 0;
+  return samples.some((s) => {
+    row = Math.abs(s) > 0.985 ? row + 1 : 0;
+    return row > 6;
+  });
 }
 
 const tone = 1130; // Hz: no note of a voice stands still there

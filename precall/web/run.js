@@ -1,6 +1,6 @@
 // One run of the test: what is measured, in which order, and how far it is.
 import { askHeard, DevicePick, hideHeard } from './devicepick.js';
-import { browserChecks, LevelMeter, measureCamera, openDevices, openOne, playTone, standIn } from './devices.js';
+import { browserChecks, LevelMeter, measureCamera, openDevices, openOne, openPlain, playTone, standIn } from './devices.js';
 import { makeCharts } from './livecharts.js';
 import { loadDown, loadUp } from './load.js';
 import { getPlan } from './plan.js';
@@ -181,7 +181,8 @@ export class Run {
       this.record('microphone', { result: 'fail', error: error ?? 'missing', detail, ms: performance.now() - start });
       return;
     }
-    const meter = new LevelMeter(this.stream, this.show.level);
+    const plain = await openPlain(this.stream, this.stop.signal);
+    const meter = new LevelMeter(this.stream, plain, this.show.level);
     this.meter = meter;
     this.cleanup.push(() => meter.stop());
     await sleep(4000, this.stop.signal);
