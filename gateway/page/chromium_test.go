@@ -416,7 +416,8 @@ func TestChromiumPrecallWithoutRelay(t *testing.T) {
 		t.Errorf("causes: %+v", r.Causes)
 	}
 	for id, want := range map[string]string{
-		"browser": "pass", "secure-context": "pass", "microphone": "pass", "call-server:websocket": "pass", "call-server:longpoll": "pass",
+		"browser": "pass", "secure-context": "pass", "microphone": "warn", // Chromium's beep is as loud as can be
+		"call-server:websocket": "pass", "call-server:longpoll": "pass",
 		"relay:udp": "skipped", "relay:tls": "fail", "relay:tcp": "fail", "gateway:regions": "pass", "gateway:call-servers": "pass", "clock": "pass",
 	} {
 		if got := r.verdict(id); got != want {
@@ -491,7 +492,7 @@ func TestChromiumPrecallThroughARelay(t *testing.T) {
 	var changed report
 	p.waitFor("the end of the test", 80*time.Second, "document.documentElement.dataset.precall === 'done'")
 	must(t, json.Unmarshal([]byte(p.text("JSON.stringify(window.hafenReport)")), &changed))
-	if got := changed.verdict("microphone"); got != "pass" || changed.verdict("relay:media") != "pass" {
+	if got := changed.verdict("microphone"); got != "warn" || changed.verdict("relay:media") != "pass" {
 		t.Errorf("after another microphone was chosen: %s, media %s", got, changed.verdict("relay:media"))
 	}
 	r := p.run(base + "/precall/?autorun=1&hold=5&lang=de")

@@ -59,10 +59,11 @@ export async function openDevices(signal) {
 }
 
 // openPlain opens the same microphone without the browser's gain control, which hides that it is too loud. Where the browser has no such
-// control, or does not answer soon, there is nothing: what is there is listened to as it is.
+// control, or does not answer soon, there is nothing: what is there is listened to as it is. Only Chromium is asked (it alone has
+// userAgentData): others may ask the person again, or silence the first stream for the sake of the second.
 export async function openPlain(stream, signal) {
   const { autoGainControl, deviceId } = stream.getAudioTracks()[0]?.getSettings() ?? {};
-  if (!autoGainControl) return null;
+  if (!autoGainControl || !navigator.userAgentData) return null;
   const audio = { autoGainControl: false, noiseSuppression: false, echoCancellation: false };
   if (deviceId) audio.deviceId = { exact: deviceId };
   const asked = navigator.mediaDevices.getUserMedia({ audio }).catch(() => null);

@@ -239,7 +239,7 @@ func (l *laboratory) visit(t *testing.T, v visit) report {
 	if v.hold == 0 {
 		v.hold = 5
 	}
-	b := newBrowserEnv(t, v.office, l.ca, v.env, v.flags...)
+	b := newBrowserEnv(t, v.office, l.ca, v.env, voiced(t, v.flags)...)
 	defer b.proc.stop()
 	b.denies(t, v.denies)
 	page := b.open(t, fmt.Sprintf("https://%s/precall/?autorun=1&hold=%d", gatewayName, v.hold))

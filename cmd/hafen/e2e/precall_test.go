@@ -40,7 +40,7 @@ type checked struct {
 // precall runs the test page to its end and returns its report.
 func (l *laboratory) precall(t testing.TB, office *namespace, flags ...string) report {
 	t.Helper()
-	page := newBrowser(t, office, l.ca, flags...).open(t, "https://"+gatewayName+"/precall/?autorun=1&hold=5")
+	page := newBrowser(t, office, l.ca, voiced(t, flags)...).open(t, "https://"+gatewayName+"/precall/?autorun=1&hold=5")
 	waitForOr(t, "the precall test's end", 90*time.Second, func() bool {
 		return page.text("document.documentElement.dataset.precall") == "done"
 	}, func() string { return page.text("document.body.innerText") })

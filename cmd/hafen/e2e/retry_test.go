@@ -38,7 +38,9 @@ func tries(t *testing.T, most int, run func(t *testing.T)) {
 		run(t)
 		return
 	}
-	t.Parallel()
+	if !matrixOnly() { // its groups have two browsers each already, and four are more than this machine can carry without lying about the line
+		t.Parallel()
+	}
 	browsers <- struct{}{}
 	defer func() { <-browsers }()
 	for try := 1; ; try++ {
@@ -62,9 +64,12 @@ func tries(t *testing.T, most int, run func(t *testing.T)) {
 	}
 }
 
+// matrixOnly: somebody asked for the fault matrix, or for rows of it.
+func matrixOnly() bool { return *matrixAll || *matrixRow != "" }
+
 // scenarioTimeout: the whole matrix takes longer than any scenario.
 func scenarioTimeout() time.Duration {
-	if *matrixAll || *matrixRow != "" {
+	if matrixOnly() {
 		return time.Hour
 	}
 	return 5 * time.Minute
