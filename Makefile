@@ -64,6 +64,9 @@ faults: ## kill -9 at 1,000 random moments: what was acknowledged is there, and 
 	$(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./cmd/hafen/life -kills 1000
 
 SOAK ?= 30m
+clock: ## the clock jumps by hours and days, both ways, beside running calls: moves the clock of this whole machine (root)
+	$(GO) test -count=1 -timeout 10m -v -run '^TestClockJumps$$' ./cmd/hafen/life -clock
+
 soak: ## mixed load for SOAK (30m) with reloads, region deaths and precall reports: goroutines, descriptors and memory stay flat
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/hafen/life -soak $(SOAK)
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hafen/gateway/frugal"
 )
 
 // least is the least that runs a real service.
@@ -385,6 +387,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("clients: [10.0.0.1/8, &a x, *a]\n<<: {}\nservices: [[], {}, ~, 1]\n"))
 	f.Add([]byte("precall: {thresholds: {rtt_pass: 1, a: {}}}\nname: !!binary aGk=\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		defer frugal.Input(t)()
 		c, err := Load("-", strings.NewReader(string(text)), nil)
 		var ps Problems
 		switch {

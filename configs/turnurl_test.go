@@ -1,6 +1,10 @@
 package configs
 
-import "testing"
+import (
+	"testing"
+
+	"hafen/gateway/frugal"
+)
 
 func TestParseTURNURL(t *testing.T) {
 	for text, want := range map[string]TURNURL{
@@ -37,6 +41,7 @@ func FuzzParseTURNURL(f *testing.F) {
 	f.Add("turn:relay.example.net:3478?transport=udp")
 	f.Add("turns:[2001:db8::1]:443")
 	f.Fuzz(func(t *testing.T, text string) {
+		defer frugal.Input(t)()
 		u, err := ParseTURNURL(text)
 		if err != nil {
 			return

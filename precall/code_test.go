@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"hafen/gateway/frugal"
 )
 
 func TestCanonicalCode(t *testing.T) {
@@ -62,6 +64,7 @@ func FuzzCanonicalCode(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		defer frugal.Input(t)()
 		code, ok := CanonicalCode(s)
 		if again, still := CanonicalCode(code); ok != still || ok && (again != code || len(code) != 7) {
 			t.Errorf("%q: %q, %q", s, code, again)

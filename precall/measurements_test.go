@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"hafen/gateway/frugal"
 )
 
 func TestAbuse_F11_ReportsThatAreNone(t *testing.T) {
@@ -137,6 +139,7 @@ func FuzzReadMeasurements(f *testing.F) {
 	must(f, err)
 	defer func() { must(f, s.Close()) }()
 	f.Fuzz(func(t *testing.T, body []byte) {
+		defer frugal.Input(t)()
 		m, err := ReadMeasurements(bytes.NewReader(body))
 		if err != nil {
 			return

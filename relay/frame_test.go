@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/frugal"
 )
 
 func unhex(s string) []byte {
@@ -260,6 +262,7 @@ func FuzzFrameReader(f *testing.F) {
 	f.Add(append(channelOf(0x4001, 0), unhex("4000ffff00")...), uint64(4), true)
 	f.Add(stunFrame(typeSendIndication, stunAttr(0x0012, nil)), uint64(5), true)
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64, strict bool) {
+		defer frugal.Input(t)()
 		whole := frameReader{strict: strict}
 		want, wantErr := splitAll(&whole, data)
 		for _, m := range want {

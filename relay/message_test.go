@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/frugal"
 )
 
 // The test vectors of RFC 5769.
@@ -95,6 +97,7 @@ func FuzzEngine(f *testing.F) {
 	c.want(0, stun.MethodAllocate, udpTransport)
 	c.want(0, stun.MethodChannelBind, channelAttr(0x4000), peerAttr("198.51.100.7:5000"))
 	f.Fuzz(func(t *testing.T, one, two []byte) {
+		defer frugal.Input(t)()
 		for _, frame := range [][]byte{one, two} {
 			// The fuzzer may even be let in: its bytes signed as the client would.
 			c.tuple.handle(frame)

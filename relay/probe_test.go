@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/frugal"
 )
 
 // saidAll is a connection whose other end has said all it will say.
@@ -187,6 +189,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\nhello"), false)
 	f.Add([]byte{0x00, 0x01, 0xff, 0xec, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, false)
 	f.Fuzz(func(t *testing.T, in []byte, datagram bool) {
+		defer frugal.Input(t)()
 		c := &conversation{conn: &saidAll{in: bytes.NewReader(in)}, datagram: datagram}
 		a := &allocating{username: "user", password: "password"}
 		for range 20 {

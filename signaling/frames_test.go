@@ -16,6 +16,7 @@ import (
 	"github.com/coder/websocket"
 
 	"hafen/configs"
+	"hafen/gateway/frugal"
 )
 
 // frame is one of a server's frames.
@@ -132,6 +133,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte(frame(0x01, "lo")+frame(0x89, "p")+frame(0x80, "ud")+frame(0x88, "")), uint8(3))
 	f.Add([]byte("\x81\x7f\x80\x00\x00\x00\x00\x00\x00\x00x"), uint8(1))
 	f.Fuzz(func(t *testing.T, in []byte, size uint8) {
+		defer frugal.Input(t)()
 		// What nobody edits comes out as it went in, but for control frames that overtake.
 		conn := new(recorder)
 		to := &frames{Conn: conn, edit: func(text []byte) ([]byte, bool) { return text, false }}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"hafen/configs"
+	"hafen/gateway/frugal"
 )
 
 // relays gives the rig's service a region and the gateway a name, and its one route the paths to rewrite.
@@ -201,6 +202,7 @@ func FuzzRewriteICE(f *testing.F) {
 	relays(true, "/ice")(c)
 	keep, drop := newRewriter(c, &c.Services[0], true, nil), newRewriter(c, &c.Services[0], false, nil)
 	f.Fuzz(func(t *testing.T, text []byte) {
+		defer frugal.Input(t)()
 		for _, rw := range []*rewriter{keep, drop} {
 			got, changed := rw.rewrite(text, netip.Addr{})
 			if !changed && string(got) != string(text) {

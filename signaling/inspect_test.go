@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"hafen/configs"
+	"hafen/gateway/frugal"
 )
 
 // C-06, C-07, C-14 and their like: what is odd is answered here, in plain words, and no call server hears of it. What net/http
@@ -125,6 +126,7 @@ func FuzzInspect(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, method, uri, host, upgrade, connection, key string) {
+		defer frugal.Input(t)()
 		req, err := http.NewRequest(method, "https://x/", nil)
 		if err != nil {
 			return

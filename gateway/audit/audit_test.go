@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"hafen/gateway/frugal"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -221,6 +223,7 @@ func TestSyslog(t *testing.T) {
 func FuzzReadRecords(f *testing.F) {
 	f.Add([]byte(`{"time":"2026-11-01T08:00:00Z","event":"login"}` + "\n{"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		defer frugal.Input(t)()
 		n := 0
 		broken, err := readRecords(strings.NewReader(string(data)), time.Time{}, time.Now(), func(Record) error { n++; return nil })
 		if err != nil || n+broken > 1+strings.Count(string(data), "\n") {
@@ -232,6 +235,7 @@ func FuzzReadRecords(f *testing.F) {
 func FuzzEscape(f *testing.F) {
 	f.Add("a\"b]c\\d\n\xff")
 	f.Fuzz(func(t *testing.T, s string) {
+		defer frugal.Input(t)()
 		m := (&peer{host: "gw.example"}).format(Record{Time: day, Event: "x", Detail: s})
 		if s != "" && !rfc5424.MatchString(m) {
 			t.Errorf("%q", m)

@@ -14,6 +14,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"hafen/configs"
+	"hafen/gateway/frugal"
 )
 
 // house is a company's own authority: root, intermediate, and a server certificate.
@@ -324,6 +325,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"), []byte("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n"))
 	f.Add([]byte("0\x82"), []byte("x"))
 	f.Fuzz(func(t *testing.T, cert, key []byte) {
+		defer frugal.Input(t)()
 		certs, err := parseCertificates(cert)
 		if (err == nil) == (len(certs) == 0) {
 			t.Fatalf("%d certificates, %v", len(certs), err)

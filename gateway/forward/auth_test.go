@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hafen/configs"
+	"hafen/gateway/frugal"
 )
 
 // slowHash stands for argon2id: "hash of PASSWORD" is the hash, and it counts.
@@ -217,6 +218,7 @@ func FuzzBasicCredentials(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		defer frugal.Input(t)()
 		name, password, ok := basicCredentials(s)
 		if ok && (name == "" || strings.Contains(name, ":") || password == "" || len(password) > maxPassword) {
 			t.Errorf("%q: %q, %q", s, name, password)

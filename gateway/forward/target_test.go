@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"hafen/gateway/frugal"
 )
 
 func codeOf(err error) int {
@@ -104,6 +106,7 @@ func FuzzParseTarget(f *testing.F) {
 	}
 	p := newPolicy(testConfig(), nil)
 	f.Fuzz(func(t *testing.T, s string) {
+		defer frugal.Input(t)()
 		target, err := ParseTarget(s)
 		if err != nil {
 			if code := codeOf(err); code != 400 && code != 403 {

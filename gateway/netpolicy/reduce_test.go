@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"hafen/gateway/frugal"
 )
 
 func TestReduce(t *testing.T) {
@@ -127,6 +129,7 @@ func FuzzReduce(f *testing.F) {
 	}
 	p := testPolicy()
 	f.Fuzz(func(t *testing.T, raw []byte, port uint16, zone string) {
+		defer frugal.Input(t)()
 		a, _ := netip.AddrFromSlice(raw)
 		once := Reduce(a)
 		if twice := Reduce(once); twice != once {

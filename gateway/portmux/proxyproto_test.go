@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/pires/go-proxyproto"
+
+	"hafen/gateway/frugal"
 )
 
 // TestAbuse_E05 is the PROXY protocol from a balancer that is trusted, or not.
@@ -112,6 +114,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x0a\x09\x08\x07\x0a\x00\x00\x02\x12\x67\x01\xbbGET /"))
 	f.Add([]byte("\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer frugal.Input(t)()
 		conn := &bytesConn{in: b}
 		c := &Conn{}
 		c.wire = wire{conn: conn, owner: c}

@@ -3,6 +3,8 @@ package portmux
 import (
 	"strings"
 	"testing"
+
+	"hafen/gateway/frugal"
 )
 
 // TestAbuse_E02 is the table of first bytes.
@@ -64,6 +66,7 @@ func FuzzSniff(f *testing.F) {
 	f.Add([]byte{0x16, 3, 1})
 	f.Add([]byte{0x43, 0x4f, 0x4e, 0x4e})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer frugal.Input(t)()
 		if len(b) == 0 {
 			return
 		}

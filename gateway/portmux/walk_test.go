@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hafen/gateway/frugal"
 )
 
 // TestWalk is each way a connection may go, with its bytes sent at once, and one at a time (E-03).
@@ -474,6 +476,7 @@ func FuzzHello(f *testing.F) {
 	f.Add([]byte{0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff})
 	const limit = 4 << 10
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer frugal.Input(t)()
 		conn := &bytesConn{in: b}
 		c := &Conn{}
 		c.wire = wire{conn: conn, owner: c}

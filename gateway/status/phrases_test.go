@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hafen/gateway/frugal"
 )
 
 func book(t *testing.T) *phrases {
@@ -132,6 +134,7 @@ func FuzzPhrases(f *testing.F) {
 	}
 	f.Add("udp: no answer; tls: no answer in time: x")
 	f.Fuzz(func(t *testing.T, text string) {
+		defer frugal.Input(t)()
 		if got := p.in("de", text); len(got) > 20*len(text)+2000 {
 			t.Errorf("%d bytes became %d", len(text), len(got))
 		}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -260,10 +262,22 @@ func TestAbuse_G03(t *testing.T) {
 	config := filepath.Join(a.dir, "hafen.yaml")
 	for name, args := range map[string][]string{
 		"show": {"config", "show", "--config", config}, "check": {"check", "--config", config}, "status": {"status", "--config", config},
+		"doctor": {"doctor", "--config", config, "--patience", "2s"}, "firewall": {"firewall", "--config", config},
+		"bundle's making": {"support-bundle", "--config", config, "--out", filepath.Join(a.dir, "bundle.tar.gz"), "--patience", "5s"},
 	} {
 		out, _ := a.dmz.command(t.Context(), hafenBinary, args...).CombinedOutput()
 		texts[name] = string(out)
 	}
+	must(t, os.Mkdir(filepath.Join(a.dir, "bundle"), 0o700))
+	mustRun(t, "tar", "-C", filepath.Join(a.dir, "bundle"), "-xzf", filepath.Join(a.dir, "bundle.tar.gz"))
+	must(t, filepath.WalkDir(filepath.Join(a.dir, "bundle"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		texts["bundle "+filepath.Base(path)] = string(b)
+		return err
+	}))
 	good, err := os.ReadFile(config)
 	must(t, err)
 	for name, broken := range map[string]string{ // every secret in a configuration that is refused
@@ -286,8 +300,17 @@ func TestAbuse_G03(t *testing.T) {
 		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", a.gateway.cmd.Process.Pid, f))
 		texts["/proc "+f] = string(b)
 	}
-	a.gateway.stop()
+	// It dies of a fault, on a machine that keeps cores: there is none, and what it prints then is part of the log.
+	must(t, unix.Prlimit(a.gateway.cmd.Process.Pid, unix.RLIMIT_CORE, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil))
+	must(t, a.gateway.cmd.Process.Signal(unix.SIGABRT))
+	<-a.gateway.done
+	if ended, ok := a.gateway.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ended.CoreDump() || ended.Signaled() {
+		t.Errorf("it died with a core: %v", a.gateway.cmd.ProcessState)
+	}
 	texts["log"] = a.gateway.out.String()
+	if !strings.Contains(texts["log"], "SIGABRT") {
+		t.Error("it said nothing when it died")
+	}
 	if !strings.Contains(texts["log"], "connection") {
 		t.Error("there is no log to look through")
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+
+	"hafen/gateway/frugal"
 )
 
 // The two frames that make pion's stream framing spin for ever: their lengths overflow 16 bits.
@@ -57,6 +59,7 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{0x40, 1, 0, 5, 'h', 'e', 'l', 'l', 'o', 0, 0, 0})
 	f.Add(append([]byte{0, 1, 0, 8, 0x21, 0x12, 0xA4, 0x42}, append(make([]byte, 12), 0, 0x12, 0, 0, 0, 6, 0, 0)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer frugal.Input(t)()
 		g := &guard{realm: "r", secret: "s", now: fixedNow, allowed: anyPeer, allocated: always}
 		r := bufio.NewReaderSize(bytes.NewReader(b), maxFrame)
 		for read := 0; ; {
