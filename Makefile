@@ -98,7 +98,7 @@ longpoll: deps ## long-polls of three minutes, in real time, on every way throug
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
 long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode and through the PAC, what media is made of, the way back up the ladder, a night of faults (root)
-	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestFirefoxThroughPAC|TestMediaCannotBeRead|TestRegionCutTerminate|TestLadderBack|TestNight)$$' ./cmd/hafen/e2e -long -wobble 10m
+	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestFirefoxThroughPAC|TestMediaCannotBeRead|TestRegionCutTerminate|TestLadderBack|TestNight|TestAbuse_J04)$$' ./cmd/hafen/e2e -long -wobble 10m
 
 turnutils: deps ## 200 clients of coturn's load client x 200 messages in each relay mode over UDP, TCP and TLS (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave

@@ -8,7 +8,7 @@ import (
 
 // TestAbuse_J04: the nearest region fails in each way that a relay has. New calls go to the next one within three seconds, and one that
 // comes and goes every second does not take the choice along with it.
-func TestAbuse_J04(t *testing.T) { scenario(t, failingRegion) }
+func TestAbuse_J04(t *testing.T) { longScenario(t, failingRegion) }
 
 func failingRegion(t *testing.T) {
 	l := distances(t, map[relay]time.Duration{frankfurt: 5 * time.Millisecond, london: 20 * time.Millisecond}).standUp(t)

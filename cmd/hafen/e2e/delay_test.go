@@ -192,7 +192,7 @@ func (l *laboratory) waitNearest(chosen relay) {
 }
 
 // TestNearest: three regions at different distances. The nearest gets the calls; when it falls silent, the next nearest.
-func TestNearest(t *testing.T) { scenario(t, nearest) }
+func TestNearest(t *testing.T) { scenarioWithout(t, nearest) }
 
 func nearest(t *testing.T) {
 	l := distances(t, map[relay]time.Duration{london: 10 * time.Millisecond, frankfurt: 40 * time.Millisecond, newYork: 80 * time.Millisecond}).standUp(t)

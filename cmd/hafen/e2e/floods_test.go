@@ -20,6 +20,8 @@ import (
 // floods is make floods: what an attacker inside the client networks can pour on the gateway, beside a call that is under way.
 var floods = flag.Bool("floods", false, "pour floods on the gateway beside a live call and print what each did to it")
 
+var floodNamed = flag.String("flood", "", "only floods whose names contain this")
+
 // pouring is one way of pouring. attempts counts what was asked; pour returns when it has asked for all of it or ctx ends.
 type pouring struct {
 	name string
@@ -74,6 +76,9 @@ func TestFloods(t *testing.T) {
 	base := a.load()
 	var quiet besideFlood
 	for i, f := range pourings {
+		if i > 0 && !strings.Contains(f.name, *floodNamed) {
+			continue
+		}
 		line := a.beside(t, i)
 		if i == 0 {
 			quiet = line

@@ -107,7 +107,7 @@ func TestPrecallMatrix(t *testing.T) {
 			}
 		}
 		if len(rows) > 0 {
-			t.Run(g.name, func(t *testing.T) { tries(t, 1, func(t *testing.T) { tryGroup(t, g, rows) }) })
+			t.Run(g.name, func(t *testing.T) { tries(t, 1, browsers, func(t *testing.T) { tryGroup(t, g, rows) }) })
 		}
 	}
 }

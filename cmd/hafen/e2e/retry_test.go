@@ -28,11 +28,18 @@ const scenarioChild = "HAFEN_E2E_SCENARIO"
 // they mostly wait.
 func scenario(t *testing.T, run func(t *testing.T)) {
 	t.Helper()
-	tries(t, 2, run)
+	tries(t, 2, browsers, run)
 }
 
-// tries runs a test in a process of its own, so often until it passes. The flags of this package go along.
-func tries(t *testing.T, most int, run func(t *testing.T)) {
+// scenarioWithout is scenario without browsers: it waits for none.
+func scenarioWithout(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	tries(t, 2, nil, run)
+}
+
+// tries runs a test in a process of its own, so often until it passes. The flags of this package go along. It waits for its turn in a queue,
+// if there is one.
+func tries(t *testing.T, most int, turn chan struct{}, run func(t *testing.T)) {
 	t.Helper()
 	if os.Getenv(scenarioChild) == t.Name() {
 		run(t)
@@ -41,8 +48,10 @@ func tries(t *testing.T, most int, run func(t *testing.T)) {
 	if !matrixOnly() { // its groups have two browsers each already, and four are more than this machine can carry without lying about the line
 		t.Parallel()
 	}
-	browsers <- struct{}{}
-	defer func() { <-browsers }()
+	if turn != nil {
+		turn <- struct{}{}
+		defer func() { <-turn }()
+	}
 	for try := 1; ; try++ {
 		args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=" + scenarioTimeout().String(), "-test.parallel=2"}
 		flag.Visit(func(f *flag.Flag) {

@@ -6,7 +6,7 @@ import (
 )
 
 // TestPeerVanishes: the machines of two calls are switched off, nothing is closed. No other call notices.
-func TestPeerVanishes(t *testing.T) { scenario(t, peerVanishes) }
+func TestPeerVanishes(t *testing.T) { scenarioWithout(t, peerVanishes) }
 
 func peerVanishes(t *testing.T) {
 	l := (&scene{regions: []relay{frankfurt}}).standUp(t)
