@@ -104,6 +104,7 @@ turnutils: deps ## 200 clients of coturn's load client x 200 messages in each re
 	$(GO) test -count=1 -timeout 40m -v -run '^TestTurnutilsModes$$' ./cmd/hafen/e2e -clients 200 -messages 200 -leave
 
 precall-matrix: deps ## the precall test's fault matrix, with real faults and a real Chromium (root; 40 minutes); ROWS='line/' tries some rows, ROWS=third a third, rotating by day
+	@mkdir -p bin
 	MATRIX_OUT=$(CURDIR)/bin/matrix.jsonl $(GO) test -count=1 -timeout 90m -parallel 1 -v -run '^TestPrecallMatrix$$' ./cmd/hafen/e2e $(if $(ROWS),-row '$(ROWS)',-matrix)
 
 bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squid
