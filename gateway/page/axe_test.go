@@ -143,11 +143,14 @@ func TestAxe(t *testing.T) {
 		p.axe(source, "precall-unkept-"+lang)
 		p.showResult([]byte("sayUnsent([{ id: 'camera', result: 'ok', value: 30, ms: 5 }], new Error('HTTP 503'))"), "")
 		p.axe(source, "precall-unsent-"+lang)
+		p.navigate(base + "/precall/?autorun=1&hold=9&lang=" + lang)
+		p.waitFor("a run under way", 20*time.Second, "document.querySelectorAll('#steps li').length > 3")
+		p.axe(source, "precall-run-"+lang)
+		p.text("document.getElementById('cancel').click()")
+		p.waitFor("the beginning again", 10*time.Second, "!document.getElementById('intro').hidden")
+		p.axe(source, "precall-cancelled-"+lang)
 	}
 	p := open(t, browser, base)
-	p.navigate(base + "/precall/?lang=en&autorun=1&hold=9")
-	p.waitFor("a run under way", 20*time.Second, "document.querySelectorAll('#steps li').length > 3")
-	p.axe(source, "precall-run-en")
 	for _, lang := range []string{"en", "de"} {
 		p.statusStates(source, base, lang)
 	}

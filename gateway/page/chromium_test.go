@@ -167,7 +167,11 @@ func (p *tab) look(name string, width int64, scheme string) {
 	if dir == "" {
 		return
 	}
-	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	picture := chromedp.FullScreenshot(100)
+	if p.text("document.documentElement.scrollHeight <= innerHeight") == "true" {
+		picture = chromedp.CaptureScreenshot() // of a short page in Arabic the other cuts a part off
+	}
+	png, err := chromedp.Run(ctx, picture)
 	must(p.t, err)
 	must(p.t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), png, 0o600))
 }
