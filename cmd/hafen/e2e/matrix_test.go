@@ -17,7 +17,7 @@ import (
 )
 
 // The fault matrix: real faults, a real Chromium, and the cause that the precall test names first. `make precall-matrix` tries every
-// row; without the flag those that are marked.
+// row.
 var (
 	matrixAll  = flag.Bool("matrix", false, "try every row of the fault matrix")
 	matrixRow  = flag.String("row", "", "try the rows of the fault matrix whose names match; third: every third row, others each day")
@@ -35,8 +35,6 @@ type fault struct {
 	within time.Duration
 	// proven: media went through the cloud and back, and the page says so.
 	proven bool
-	// daily rows are tried by a plain `go test`, all others by -matrix and -row alone.
-	daily bool
 }
 
 // visit is how a browser opens the page.
@@ -98,6 +96,9 @@ func (o outcome) String() string {
 
 // TestPrecallMatrix tries the rows, each in a try of its own if it went wrong: browsers on a busy machine wobble.
 func TestPrecallMatrix(t *testing.T) {
+	if !matrixOnly() {
+		t.Skip("takes long: make precall-matrix, and a third of it in CI")
+	}
 	chosen := chosenFaults()
 	for _, g := range matrixGroups() {
 		var rows []fault
@@ -112,7 +113,7 @@ func TestPrecallMatrix(t *testing.T) {
 	}
 }
 
-// chosenFaults says which rows are tried: all, those that match, or the daily ones.
+// chosenFaults says which rows are tried: all, those that match, or every third.
 func chosenFaults() func(group, fault) bool {
 	if *matrixRow == "third" {
 		row, day := 0, time.Now().YearDay()
@@ -125,7 +126,7 @@ func chosenFaults() func(group, fault) bool {
 		re := regexp.MustCompile(*matrixRow)
 		return func(g group, f fault) bool { return re.MatchString(g.name + "/" + f.name) }
 	}
-	return func(_ group, f fault) bool { return *matrixAll || f.daily }
+	return func(group, fault) bool { return *matrixAll }
 }
 
 // tryGroup stands the laboratory up and tries the rows, two at a time where they do not meet: each mostly waits.

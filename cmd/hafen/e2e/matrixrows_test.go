@@ -81,7 +81,7 @@ func wayFaults() []fault {
 		{name: "intercepting proxy", want: "tls-intercepted", make: func(t *testing.T, l *laboratory) visit {
 			return visit{office: l.company(t, "icept", &middlebox{})}
 		}},
-		{name: "DNS fails", want: "dns-failed", daily: true, make: func(_ *testing.T, l *laboratory) visit {
+		{name: "DNS fails", want: "dns-failed", make: func(_ *testing.T, l *laboratory) visit {
 			return visit{office: l.office("nodns", map[string]string{gatewayName: gatewayAddr}, everythingOpen)}
 		}},
 		{name: "PAC not applied", want: "proxy-not-used", make: func(_ *testing.T, l *laboratory) visit {
