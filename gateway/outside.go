@@ -27,7 +27,7 @@ type finding struct {
 const (
 	// outsidePeriod is how often it is asked while nobody watches; outsidePause while somebody does.
 	outsidePeriod = 30 * time.Second
-	outsidePause  = time.Second
+	outsidePause  = 1500 * time.Millisecond
 	// outsidePatience is how long an answer may take.
 	outsidePatience = 2500 * time.Millisecond
 )

@@ -142,7 +142,7 @@ func (pr *prober) doubt(host string) {
 // eagerTimeout ends a probe that somebody waits for; shortestPause is between two of one server in any case.
 const (
 	eagerTimeout  = 2500 * time.Millisecond
-	shortestPause = time.Second
+	shortestPause = 1500 * time.Millisecond
 )
 
 // patience is how long the server may take to answer.
