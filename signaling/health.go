@@ -402,8 +402,8 @@ func failed(err error) Check {
 	case statusDial, statusPolicy:
 		why = "It can't be reached: "
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return Check{State: CheckFailed, Status: status, Why: "It did not answer in time."} // Go's words for that help nobody
+	if err.Error() == context.DeadlineExceeded.Error() { // with nothing before it, say who was silent: Go's words help nobody
+		return Check{State: CheckFailed, Status: status, Why: "It did not answer in time."}
 	}
 	return Check{State: CheckFailed, Status: status, Why: why + err.Error() + "."}
 }

@@ -41,15 +41,15 @@ func (s *Server) Run(ctx context.Context) {
 		sample := n%int(samplePeriod/lookPeriod) == 0
 		if sample || watched {
 			snap := s.opts.Snapshot()
+			if sample {
+				s.live.history.add(snap)
+			}
 			if faults := snap.faultIDs(); sample || !slices.Equal(faults, told) {
 				told = faults
 				s.live.tell(snap)
 			}
-			if sample {
-				s.live.history.add(snap)
-				if s.opts.Observe != nil {
-					s.opts.Observe(snap)
-				}
+			if sample && s.opts.Observe != nil {
+				s.opts.Observe(snap)
 			}
 		}
 		select {

@@ -119,27 +119,24 @@ export async function measureCamera(video, signal) {
   return { value, error: looked > 3 && same / looked > tooMany ? 'frozen' : '' };
 }
 
-// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS, and whether it was too loud to be clean, which is heard
-// better in the plain sound, if there is one.
+// LevelMeter listens to the microphone and keeps the loudest moment, in dBFS, and whether it was too loud to be clean.
 export class LevelMeter {
-  constructor(stream, plain, show) {
+  constructor(stream, show) {
     this.loudest = undefined;
     this.clipped = false;
     this.context = new AudioContext();
     this.analyser = this.context.createAnalyser();
     this.analyser.fftSize = 4096;
     this.context.createMediaStreamSource(stream).connect(this.analyser);
-    this.plain = plain;
-    const unprocessed = this.context.createAnalyser();
-    unprocessed.fftSize = this.analyser.fftSize;
-    if (plain) this.context.createMediaStreamSource(plain).connect(unprocessed);
+    this.plain = this.context.createAnalyser();
+    this.plain.fftSize = this.analyser.fftSize;
     const samples = new Float32Array(this.analyser.fftSize);
-    const plainSamples = new Float32Array(unprocessed.fftSize);
+    const plain = new Float32Array(this.plain.fftSize);
     this.timer = setInterval(() => {
       if (this.context.state !== 'running') return;
       this.analyser.getFloatTimeDomainData(samples);
-      unprocessed.getFloatTimeDomainData(plainSamples);
-      this.clipped ||= clips(samples) || clips(plainSamples);
+      this.plain.getFloatTimeDomainData(plain);
+      this.clipped ||= clips(samples) || clips(plain);
       const sum = samples.reduce((all, s) => all + s * s, 0);
       const level = Math.max(-100, 10 * Math.log10(sum / samples.length || 1e-12));
       this.loudest = Math.max(this.loudest ?? -100, level);
@@ -147,6 +144,13 @@ export class LevelMeter {
     }, 60);
     // Without a click the browser may not let us listen; then there is no level, which is no fault of the microphone.
     this.context.resume().catch(() => {});
+  }
+
+  // alsoHear listens to the plain sound besides, in which it is heard better what is too loud; from then on it is the meter's to stop.
+  alsoHear(stream) {
+    this.plainStream = stream;
+    if (this.stopped) this.stop();
+    else if (stream) this.context.createMediaStreamSource(stream).connect(this.plain);
   }
 
   // hears is how loud a tone is now, in dB.
@@ -157,8 +161,9 @@ export class LevelMeter {
   }
 
   stop() {
+    this.stopped = true;
     clearInterval(this.timer);
-    this.plain?.getTracks().forEach((track) => track.stop());
+    this.plainStream?.getTracks().forEach((track) => track.stop());
     this.context.close().catch(() => {});
   }
 }

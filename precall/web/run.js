@@ -181,8 +181,8 @@ export class Run {
       this.record('microphone', { result: 'fail', error: error ?? 'missing', detail, ms: performance.now() - start });
       return;
     }
-    const plain = await openPlain(this.stream, this.stop.signal);
-    const meter = new LevelMeter(this.stream, plain, this.show.level);
+    const meter = new LevelMeter(this.stream, this.show.level);
+    openPlain(this.stream, this.stop.signal).then((plain) => meter.alsoHear(plain), () => {}); // a cancelled run needs none
     this.meter = meter;
     this.cleanup.push(() => meter.stop());
     await sleep(4000, this.stop.signal);

@@ -179,6 +179,12 @@ func (s *smallCall) close() {
 	}
 }
 
+// at reports whether the caller is relayed there.
+func (c *caller) at(r relay) bool {
+	host, _, _ := net.SplitHostPort(c.relay.LocalAddr().String())
+	return host == r.addr
+}
+
 // relayedAt is the relay's address that the first end got: it tells the region.
 func (s *smallCall) relayedAt() string {
 	host, _, _ := net.SplitHostPort(s.ends[0].relay.LocalAddr().String())

@@ -47,8 +47,10 @@ func threeInTheMorning(t *testing.T) {
 		mended := time.Now()
 		n.waitGone(b)
 		t.Logf("%-18s the page says so %v after it was mended", "", time.Since(mended).Round(100*time.Millisecond))
+		n.cut = n.cut || b.kind == "region-down"
+		n.callsAlive(b)
 	}
-	n.callsAlive()
+	mediaFlows(t, n.ends[:]...)
 }
 
 // night is the laboratory with every way out of the gateway open, the company's Squid among them, and people who call.
@@ -60,6 +62,7 @@ type night struct {
 	page  *tab
 	calls []*smallCall
 	ends  [2]*tab
+	cut   bool // frankfurt has been cut, and its calls with it
 }
 
 func newNight(t *testing.T) *night {
@@ -226,8 +229,16 @@ func (n *night) waitGone(b breakdown) {
 	waitForOr(n.t, b.kind+" to be gone from the page", time.Minute, func() bool { return !strings.Contains(n.faults(), b.page) }, n.faults)
 }
 
-// callsAlive checks what all of it has done to the calls: the browsers' has its media, and so have those that no region was cut for.
-func (n *night) callsAlive() {
+// callsAlive checks that the calls go on, but for those whose region was cut.
+func (n *night) callsAlive(b breakdown) {
 	n.t.Helper()
-	mediaFlows(n.t, n.ends[:]...)
+	for i, c := range n.calls {
+		if n.cut && (c.ends[0].at(frankfurt) || c.ends[1].at(frankfurt)) {
+			continue
+		}
+		for _, end := range c.ends {
+			before := end.got.Load()
+			waitFor(n.t, fmt.Sprintf("packets of call %d after %s", i, b.kind), shownMost, func() bool { return end.got.Load() > before })
+		}
+	}
 }
