@@ -70,10 +70,11 @@ clock: ## the clock jumps by hours and days, both ways, beside running calls: mo
 soak: ## mixed load for SOAK (30m) with reloads, region deaths and precall reports: goroutines, descriptors and memory stay flat
 	$(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./cmd/hafen/life -soak $(SOAK)
 
-external: deps ## testssl.sh, h2spec, slowhttptest, nmap and turnutils against the running program (root; ten to twenty minutes)
+external: deps ## other people's tools: testssl.sh, h2spec, slowhttptest, nmap and turnutils against the running program, staticcheck, gosec, axe-core (root; twenty minutes)
 	@.ci/deps testssl=testssl.sh slowhttptest nmap
 	GOBIN=$(CURDIR)/bin/tools $(GO) install -modfile=.ci/external/go.mod github.com/summerwind/h2spec/cmd/h2spec
 	$(GO) test -count=1 -timeout 40m -v -run '^TestExternal$$' ./cmd/hafen/e2e -external $(CURDIR)/bin/tools
+	$(MAKE) lint gosec axe
 
 floods: deps ## what can be poured on the gateway, beside a live call (root; three minutes)
 	$(GO) test -count=1 -timeout 10m -v -run '^TestFloods$$' ./cmd/hafen/e2e -floods
