@@ -72,6 +72,7 @@ type pacer struct {
 	at     int64   // when tokens were counted
 
 	held    int64 // when the path last made us wait
+	ahead   bool  // nothing but the pace made us wait
 	grown   int64
 	began   int64 // the window's beginning, and what had been acknowledged and retransmitted then
 	acked   int64
@@ -187,6 +188,7 @@ func (g *governor) may(late time.Duration, info pathInfo, now int64) (room int, 
 		window *= 3
 	}
 	underway := float64(g.written - g.acked)
+	p.ahead = p.tokens < 0 && underway <= window
 	switch {
 	case p.tokens < 0:
 		p.paced++
@@ -205,6 +207,10 @@ func (g *governor) may(late time.Duration, info pathInfo, now int64) (room int, 
 	}
 	return 0, min(max(wait, time.Millisecond), longestPause)
 }
+
+// urges tells whether a small message may go before its time: the path would take it, and only the pace, which is for video, made it wait.
+// What it is more than its share is taken off the video behind it.
+func (g *governor) urges() bool { return g.slow != nil && g.slow.ahead }
 
 // adjust learns from what happened since it was asked last.
 func (g *governor) adjust(late time.Duration, info pathInfo, now int64) {

@@ -158,3 +158,27 @@ func TestGovernorSeesAStallThatIsOver(t *testing.T) {
 		t.Errorf("late is %v, though nobody waited", late)
 	}
 }
+
+// On a slow path that has room, only the pace makes a message wait, and it may be urged; what is under way may not.
+func TestGovernorUrges(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	g := new(governor)
+	if g.urges() {
+		t.Error("on a fast path there is nothing to urge")
+	}
+	info := pathInfo{minRTT: 10 * time.Millisecond}
+	g.wrote(20_000, 0)
+	g.saw(10_000, false, 200*ms)
+	g.slowDown(200*time.Millisecond, info, 200*ms)
+	if room, _ := g.may(150*time.Millisecond, info, 201*ms); room != 0 || g.urges() {
+		t.Errorf("10,000 bytes are under way: room %d, urged %v", room, g.urges())
+	}
+	g.saw(0, false, 400*ms)
+	if room, _ := g.may(0, info, 400*ms); room == 0 || g.urges() {
+		t.Errorf("nothing is under way: room %d, urged %v", room, g.urges())
+	}
+	g.wrote(21_500, 400*ms)
+	if room, wait := g.may(0, info, 401*ms); room != 0 || wait == 0 || !g.urges() {
+		t.Errorf("a packet is under way: room %d, wait %v, urged %v", room, wait, g.urges())
+	}
+}

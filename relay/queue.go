@@ -148,6 +148,15 @@ func (q *queue) next() *lane {
 	return bulk
 }
 
+// urgent is the length on the stream of the message whose turn it is, if that is audio or control; 0: it is not.
+func (q *queue) urgent() int {
+	l := q.next()
+	if l == nil || l == &q.lanes[laneBulk] || l.list[l.head].frame == nil {
+		return 0
+	}
+	return padded(len(l.list[l.head].frame))
+}
+
 // label is what the queue knows of one message: its kind and, of media, its RTP stream and timestamp.
 type label struct {
 	flow *flow

@@ -361,3 +361,30 @@ func TestQueueProperties(t *testing.T) {
 		}
 	})
 }
+
+// What is urgent is the audio or control whose turn it is, and it alone.
+func TestQueueUrgent(t *testing.T) {
+	q := queue{maxAge: 250 * time.Millisecond}
+	sound, picture := rtpSource{ssrc: 1, pt: 111}, rtpSource{ssrc: 2, pt: 96}
+	if got := q.urgent(); got != 0 {
+		t.Errorf("of nothing %d bytes are urgent", got)
+	}
+	q.fill(0, picture.video(2)...)
+	if got := q.urgent(); got != 0 {
+		t.Errorf("%d bytes of video are urgent", got)
+	}
+	audio := sound.audio()
+	q.fill(1, audio)
+	room := q.urgent()
+	if room != padded(len(audio)) {
+		t.Fatalf("%d bytes of %d of audio are urgent", room, len(audio))
+	}
+	if q.take(make([]byte, 0, room), 2); q.taken != 1 || q.urgent() != 0 || q.empty() {
+		t.Errorf("%d messages were taken, %d bytes are still urgent", q.taken, q.urgent())
+	}
+	q.video = patience{hears: true}
+	q.fill(3, sound.audio())
+	if got := q.urgent(); got != 0 {
+		t.Errorf("%d bytes behind older video are urgent", got)
+	}
+}

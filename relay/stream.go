@@ -209,6 +209,9 @@ func (st *stream) room(now int64) int {
 	}
 	room, wait := g.may(late, info, now)
 	st.pause = wait
+	if room == 0 && g.urges() {
+		room = st.queue.urgent()
+	}
 	return min(room, fullChunk)
 }
 
