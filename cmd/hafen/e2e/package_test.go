@@ -222,6 +222,10 @@ func (m *machine) isConfined() {
 			m.t.Errorf("the process lacks %q:\n%s", line, status)
 		}
 	}
+	const nice = 16 // behind the program's name (proc(5))
+	if _, numbers, _ := strings.Cut(m.try("cat", "/proc/"+pid+"/stat"), ") "); len(strings.Fields(numbers)) <= nice || strings.Fields(numbers)[nice] != "-10" {
+		m.t.Errorf("its priority is not the unit's: %s", numbers)
+	}
 	if user := m.try("stat", "-c", "%U", "/proc/"+pid); user != "hafen" {
 		m.t.Errorf("it runs as %q", user)
 	}
