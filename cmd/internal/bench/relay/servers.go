@@ -22,6 +22,7 @@ const (
 	user     = "bench"
 	password = "bench-password"
 	realm    = "bench.example"
+	unitNice = "-10" // packaging/systemd/hafen.service
 	secret   = "a-secret-of-the-bench-that-is-long-enough"
 )
 
@@ -34,8 +35,9 @@ type server struct {
 	rest bool           // takes time-limited credentials
 }
 
-// names of all servers. hafen is mode bridge, with coturn as its region over UDP.
-var allServers = []string{"coturn", "pion", "hafen", "hafen-terminate", "hafen-local"}
+// allServers are their names. hafen is mode bridge, with coturn as its region over UDP; hafen-unit is the same with the priority that its
+// systemd unit gives it, while all others have the same one, so that they compete as equals.
+var allServers = []string{"coturn", "pion", "hafen", "hafen-unit", "hafen-terminate", "hafen-local"}
 
 func (w *world) start(ctx context.Context, name, binary string) (*server, error) {
 	s := &server{name: name}
@@ -59,6 +61,9 @@ func (w *world) start(ctx context.Context, name, binary string) (*server, error)
 	var err error
 	if s.out, err = os.Create(w.file(name + ".log")); err != nil {
 		return nil, err
+	}
+	if name == "hafen-unit" {
+		args = append([]string{"nice", "-n", unitNice}, args...)
 	}
 	s.cmd = exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", w.servers}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
@@ -126,6 +131,8 @@ func (w *world) hafen(s *server, binary string) ([]string, error) {
 	case "hafen-terminate":
 		mode, port, s.rest = "terminate", 444, true
 		more = ", secret_file: " + w.file("secret")
+	case "hafen-unit":
+		port = 446
 	case "hafen-local":
 		mode, port, s.rest = "local", 445, true
 		more = fmt.Sprintf(", secret_file: %s, local: {address: %s, ports: 20000-30000, allow_peers: [%s/32]}", w.file("secret"), serverAddr, clientAddr)
