@@ -51,7 +51,8 @@ type echoCall struct {
 
 	mu         sync.Mutex
 	sent, back int
-	delays     []time.Duration
+	delays     []time.Duration // from the one to the other: what is heard
+	trips      []time.Duration // and back
 }
 
 func (a *abuse) startCall(t *testing.T) *echoCall {
@@ -78,6 +79,7 @@ func (a *abuse) startCall(t *testing.T) *echoCall {
 			if err != nil {
 				return
 			}
+			call.heard(b, &call.delays)
 			_, _ = two.conn.Write(b)
 		}
 	}()
@@ -112,15 +114,26 @@ func (c *echoCall) hear(one *turnClient) {
 		if err != nil {
 			return
 		}
-		var at int64
-		if _, err := fmt.Sscanf(string(b[4:]), "packet %d", &at); err != nil {
-			continue
-		}
-		c.mu.Lock()
-		c.back++
-		c.delays = append(c.delays, time.Since(time.Unix(0, at)))
-		c.mu.Unlock()
+		c.heard(b, &c.trips)
 	}
+}
+
+// heard notes how old a packet is.
+func (c *echoCall) heard(b []byte, list *[]time.Duration) {
+	var at int64
+	if _, err := fmt.Sscanf(string(b[4:]), "packet %d", &at); err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*list = append(*list, time.Since(time.Unix(0, at)))
+	c.back = len(c.trips)
+}
+
+// percentile is the delay that so many percent of a list are below.
+func percentile(list []time.Duration, percent int) time.Duration {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[(len(sorted)-1)*percent/100].Round(100 * time.Microsecond)
 }
 
 func (c *echoCall) missing() int {
@@ -149,11 +162,8 @@ func (c *echoCall) check(t *testing.T) {
 	if c.back == 0 {
 		t.Fatalf("none of the call's %d packets came back", c.sent)
 	}
-	slices.Sort(c.delays)
-	at := func(percent int) time.Duration {
-		return c.delays[(len(c.delays)-1)*percent/100].Round(100 * time.Microsecond)
-	}
-	t.Logf("the call: %d packets, %d came back; round trips p50 %v, p95 %v, the slowest %v", c.sent, c.back, at(50), at(95), at(100))
+	t.Logf("the call: %d packets, %d came back; there p50 %v, p95 %v; there and back p50 %v, p95 %v, the slowest %v", c.sent, c.back,
+		percentile(c.delays, 50), percentile(c.delays, 95), percentile(c.trips, 50), percentile(c.trips, 95), percentile(c.trips, 100))
 	if c.sent < 50 || c.back*1000 < c.sent*999 {
 		t.Errorf("the call lost packets: %d of %d came back", c.back, c.sent)
 	}
