@@ -132,6 +132,9 @@ func (c *echoCall) heard(b []byte, list *[]time.Duration) {
 
 // percentile is the delay that so many percent of a list are below.
 func percentile(list []time.Duration, percent int) time.Duration {
+	if len(list) == 0 {
+		return 0
+	}
 	sorted := slices.Sorted(slices.Values(list))
 	return sorted[(len(sorted)-1)*percent/100].Round(100 * time.Microsecond)
 }
