@@ -2,6 +2,7 @@ package forward
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,17 +41,9 @@ func FuzzPAC(f *testing.F) {
 			t.Fatalf("%q, %q: %v", url, host, err)
 		}
 		name := strings.TrimSuffix(strings.ToLower(host), ".")
-		ours := false
-		for _, to := range exact {
-			ours = ours || name == to.host
-		}
-		for _, to := range below {
-			ours = ours || strings.HasSuffix(name, to.host)
-		}
-		isOwn := false
-		for _, o := range own {
-			isOwn = isOwn || name == o
-		}
+		ours := slices.ContainsFunc(exact, func(to pacTarget) bool { return name == to.host }) ||
+			slices.ContainsFunc(below, func(to pacTarget) bool { return strings.HasSuffix(name, to.host) })
+		isOwn := slices.Contains(own, name)
 		switch answer := got.String(); {
 		case answer == viaGateway && ours && !isOwn, answer == "DIRECT" && isOwn, answer == c.PAC.Otherwise && !isOwn:
 		default:
