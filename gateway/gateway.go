@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"hafen/configs"
+	"hafen/gateway/defect"
 	"hafen/gateway/forward"
 	"hafen/gateway/portmux"
 	"hafen/gateway/status"
@@ -70,7 +71,7 @@ type Gateway struct {
 
 	mux       *portmux.Mux
 	relay     *relay.Server
-	splicer   relay.Splicer
+	splicer   *relay.Splicer
 	signaling *signaling.Proxy
 	ledger    *ledger // of what calls there were
 	addresses *addressBook
@@ -94,6 +95,7 @@ type Gateway struct {
 	serve   map[string]func(net.Listener) error // by the key that a listener is of
 	reloads *reloads
 	panics  prometheus.Counter
+	defects *defect.Catcher
 
 	handover *handover
 
@@ -130,7 +132,10 @@ func New(o Options) (*Gateway, error) {
 	g.reloads = newReloads(g.registry)
 	g.handover = newHandover(o.Inherited, g.registry)
 	g.panics = prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_handler_panics_total", Help: "Panics in HTTP handlers: each ended its own request."})
-	g.registry.MustRegister(g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	panics := prometheus.NewCounter(prometheus.CounterOpts{Name: "hafen_mux_panics_total", Help: "Connections and sessions ended by a defect of this program."})
+	g.defects = &defect.Catcher{Log: g.log.With("area", "defect"), Count: panics.Inc}
+	g.splicer = relay.NewSplicer(g.defects)
+	g.registry.MustRegister(panics, g.panics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
 	for _, make := range []func() error{g.makeDirs, g.makeDatabase, g.makeGeneration, g.makeWatch, g.makeRelay, g.makeSignaling, g.makeForward, g.makeRunStore, g.makePrecall, g.makeStatus} {
 		if err := make(); err != nil {
 			g.cancel()

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"time"
+
+	"hafen/gateway/defect"
 )
 
 // bodyTimeout is how long a request to the gateway's own pages may take to arrive whole: forms and reports are of some KiB. The
@@ -35,6 +37,7 @@ func (g *Gateway) caught(next http.Handler) http.Handler {
 			}
 			panic(http.ErrAbortHandler) // net/http ends the connection, without a word
 		}()
+		defect.Provoke("page", r.UserAgent())
 		next.ServeHTTP(w, r)
 	})
 }

@@ -62,7 +62,7 @@ func (g *Gateway) makeGeneration() error {
 }
 
 func (g *Gateway) makeRelay() (err error) {
-	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Ended: g.sessionEnded, TestSecret: g.testSecret(), Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
+	g.relay, err = relay.New(relay.Options{Config: g.config(), Dialer: g.dialer(), Admit: g.admit, Ended: g.sessionEnded, TestSecret: g.testSecret(), Defects: g.defects, Registry: g.registry, Log: g.log.With("area", "relay"), Now: g.opts.Now})
 	return err
 }
 
@@ -76,7 +76,7 @@ func (g *Gateway) testSecret() []byte {
 
 func (g *Gateway) makeSignaling() (err error) {
 	g.signaling, err = signaling.New(signaling.Options{
-		Config: g.config(), Dial: g.dialSignaling, Splice: g.spliceSocket, MintTURN: g.mintTURN, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
+		Config: g.config(), Dial: g.dialSignaling, Splice: g.spliceSocket, MintTURN: g.mintTURN, Defects: g.defects, Registry: g.registry, Log: g.log.With("area", "signaling"), Now: g.opts.Now,
 	})
 	return err
 }
@@ -92,7 +92,7 @@ const callUserLength = 12
 
 func (g *Gateway) makeForward() (err error) {
 	g.forward, err = forward.New(forward.Options{
-		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, Splice: g.spliceTunnel, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Registry: g.registry, Log: g.log.With("area", "forward"),
+		Config: g.config(), Dial: g.dialTunnel, STUN: g.tunnelSTUN, Splice: g.spliceTunnel, OmitHTTPS: g.untrusted, Verify: status.VerifyPassword, DialParent: g.dialHouse, Ended: g.tunnelEnded, Defects: g.defects, Registry: g.registry, Log: g.log.With("area", "forward"),
 	})
 	return err
 }
@@ -154,6 +154,7 @@ func (g *Gateway) makeMux() {
 		Guest:    guests.Hand,
 		Limits:   muxLimits(g.config().Limits),
 		Observe:  g.observe,
+		Defects:  g.defects,
 		Registry: g.registry,
 		Log:      g.log.With("area", "mux"),
 		Now:      g.opts.Now,

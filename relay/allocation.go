@@ -329,23 +329,33 @@ func (a *allocation) endPermit(peers []netip.AddrPort, number uint16, err error)
 // sendOn passes data on to the peer that a channel is bound to.
 func (a *allocation) sendOn(number uint16, data []byte) {
 	now := a.tuple.engine.now()
-	a.mu.Lock()
-	peer, ok := a.channels.peer(number, now)
-	ok = ok && a.open(peer, now)
-	a.mu.Unlock()
+	peer, ok := a.onChannel(number, now)
 	a.pass(peer, number, data, ok)
+}
+
+// onChannel is the peer that a channel is bound to, and whether packets may pass.
+func (a *allocation) onChannel(number uint16, now time.Time) (peer netip.AddrPort, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	peer, ok = a.channels.peer(number, now)
+	return peer, ok && a.open(peer, now)
 }
 
 // sendTo passes data on to a peer.
 func (a *allocation) sendTo(peer netip.AddrPort, data []byte) {
 	now := a.tuple.engine.now()
-	a.mu.Lock()
-	ok := a.open(peer, now)
-	a.mu.Unlock()
+	_, ok := a.with(peer, now)
 	a.pass(peer, 0, data, ok)
 }
 
-// open tells whether packets may pass between the client and peer. A channel outlives its permission, but does not replace it
+// with tells whether packets may pass between the client and peer, and the channel for them; 0: there is none.
+func (a *allocation) with(peer netip.AddrPort, now time.Time) (channel uint16, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.channels.number(peer, now), a.open(peer, now)
+}
+
+// open tells whether packets may pass between the client and peer. The caller has the lock. A channel outlives its permission, but does not replace it
 // (RFC 8656 section 12.1).
 func (a *allocation) open(peer netip.AddrPort, now time.Time) bool {
 	return !a.finished && now.Before(a.expires) && a.permissions.has(peer.Addr(), now)
@@ -367,10 +377,7 @@ func (a *allocation) pass(peer netip.AddrPort, number uint16, data []byte, permi
 // headroom in front, and is the caller's again when deliver returns.
 func (a *allocation) deliver(peer netip.AddrPort, buf []byte) {
 	now := a.tuple.engine.now()
-	a.mu.Lock()
-	ok := a.open(peer, now)
-	number := a.channels.number(peer, now)
-	a.mu.Unlock()
+	number, ok := a.with(peer, now)
 	switch {
 	case !ok:
 		a.tuple.engine.metrics.refused("no_permission_in")
@@ -388,11 +395,7 @@ func (a *allocation) deliver(peer netip.AddrPort, buf []byte) {
 // forward hands ChannelData that is framed already to the client, if it may have it.
 func (a *allocation) forward(frame []byte) {
 	now := a.tuple.engine.now()
-	number := binary.BigEndian.Uint16(frame)
-	a.mu.Lock()
-	peer, ok := a.channels.peer(number, now)
-	ok = ok && a.open(peer, now)
-	a.mu.Unlock()
+	_, ok := a.onChannel(binary.BigEndian.Uint16(frame), now)
 	switch {
 	case !ok:
 		a.tuple.engine.metrics.refused("no_permission_in")

@@ -23,29 +23,38 @@ func (s *Server) watchClocks() {
 		now := s.now()
 		full := beat%int(clockPeriod/retransmitPeriod) == 0
 		for _, ses := range list {
-			ses.retransmit(now)
-			if full {
-				if err := ses.overdue(now); err != nil {
-					ses.end(err)
-				}
-			}
+			ses.look(now, full)
 		}
 		clear(list)
 	}
 }
 
+// look does what a session's clocks say. full: all of them, not only those of retransmissions.
+func (ses *session) look(now time.Time, full bool) {
+	defer ses.server.defects.Catch(ses.endSoon)
+	ses.retransmit(now)
+	if full {
+		if err := ses.overdue(now); err != nil {
+			ses.end(err)
+		}
+	}
+}
+
 // retransmit sends what is due again.
 func (ses *session) retransmit(now time.Time) {
-	var again [][]byte
-	ses.mu.Lock()
-	if len(ses.requests.list) > 0 {
-		again = ses.requests.due(now, nil)
-	}
-	ses.mu.Unlock()
-	if len(again) > 0 {
+	if again := ses.again(now); len(again) > 0 {
 		ses.server.metrics.retransmits.Add(float64(len(again)))
 		ses.fromClient(again)
 	}
+}
+
+func (ses *session) again(now time.Time) [][]byte {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if len(ses.requests.list) == 0 {
+		return nil
+	}
+	return ses.requests.due(now, nil)
 }
 
 // overdue tells which of the session's times is up.

@@ -99,6 +99,13 @@ func (d *datagrams) flush() {
 	}
 }
 
+// broke implements guest: what was put off is lost, as datagrams are.
+func (d *datagrams) broke(error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.outbox = nil
+}
+
 // send sends what is in the box. The caller has the lock of d.
 func (o *outbox) send(d *datagrams) {
 	var to []destination

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/defect"
 )
 
 // What an allocation may ask for and gets (RFC 8656 section 7.2).
@@ -70,6 +72,8 @@ type engineOptions struct {
 	draining func() bool
 	// refused is told why an allocation failed through no doing of its client, who hears a code only. nil: nobody wants to know.
 	refused func(why error)
+	// defects is told of panics. nil: nobody is.
+	defects *defect.Catcher
 	// now is the clock.
 	now func() time.Time
 }
@@ -99,9 +103,15 @@ func (e *engine) sweepAlways() {
 		case <-e.ctx.Done():
 			return
 		case <-tick.C:
-			e.sweep(e.now())
+			e.sweepCaught()
 		}
 	}
+}
+
+// sweepCaught is sweep; what a defect leaves undone is done the next time.
+func (e *engine) sweepCaught() {
+	defer e.defects.Catch(nil)
+	e.sweep(e.now())
 }
 
 // sweep ends what is past its time.

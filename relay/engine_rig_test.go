@@ -68,7 +68,7 @@ func newRigFor(t testing.TB, v6 bool, change ...func(*engineOptions)) *rig {
 		f(&o)
 	}
 	var err error
-	if r.loop, err = newLoop(true); err != nil {
+	if r.loop, err = newLoop(true, nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.loop.close)

@@ -34,6 +34,7 @@ func (st *stream) start(take func(buf *readBuffer, n int) error, over func(err e
 	st.wg.Add(1)
 	go func() {
 		defer st.wg.Done()
+		defer st.loop.defects.Catch(st.report)
 		over(st.readBlocking())
 	}()
 	return nil

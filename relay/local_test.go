@@ -446,7 +446,7 @@ func TestPeerPolicy(t *testing.T) {
 // serveOwnStreams serves stream clients by the engine alone.
 func serveOwnStreams(t *testing.T, e *engine) net.Listener {
 	t.Helper()
-	l, err := newLoop(true)
+	l, err := newLoop(true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"hafen/gateway/defect"
 )
 
 // localAddress is one relayed address: a socket.
@@ -91,6 +93,9 @@ func (r *localAddress) ready(bool, bool) {
 	}
 }
 
+// broke implements guest.
+func (r *localAddress) broke(defect error) { r.allocation.tuple.engine.lose(r.allocation, defect) }
+
 func (r *localAddress) take(b *relayBatch, n int) {
 	for i := range n {
 		peer, ok := source(&b.name[i])
@@ -99,6 +104,7 @@ func (r *localAddress) take(b *relayBatch, n int) {
 			r.allocation.tuple.engine.metrics.refused("too_long")
 			continue
 		}
+		defect.Provoke("peer", b.buf[i][headroom:headroom+size])
 		r.allocation.deliver(peer, b.buf[i][:headroom+size])
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"hafen/gateway/defect"
 )
 
 // This file is the machine that moves packets. What it is, in a page:
@@ -62,7 +64,10 @@ type loop struct {
 	ready   [turnEvents]*descriptor
 	flushed []flusher
 	due     []*alarm
+	at      int   // in the work of this turn
+	guest   guest // whom it is done for now
 	rests   bool
+	defects *defect.Catcher
 	pace    pace
 	yielded int64 // to Go's scheduler
 }
@@ -78,13 +83,21 @@ const (
 	yieldTime = 9 * time.Millisecond
 )
 
+// guest is whom a loop works for. broke is told, on the loop's thread, that a defect has struck meanwhile: the guest ends, and nobody
+// else with it.
+type guest interface{ broke(defect error) }
+
 // pollable is whose descriptor it is. ready is called on the loop's thread.
 type pollable interface {
+	guest
 	ready(readable, writable bool)
 }
 
 // flusher has put off sending to the end of a turn. flush is called on the loop's thread.
-type flusher interface{ flush() }
+type flusher interface {
+	guest
+	flush()
+}
 
 // descriptor is a socket that a loop watches.
 type descriptor struct {
@@ -98,7 +111,7 @@ type descriptor struct {
 	event  unix.EpollEvent
 }
 
-func newLoop(rests bool) (*loop, error) {
+func newLoop(rests bool, defects *defect.Catcher) (*loop, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
@@ -109,7 +122,7 @@ func newLoop(rests bool) (*loop, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	l := &loop{
-		epoll: ep, bell: bell, done: make(chan struct{}), rests: rests, watched: make(map[int32]*descriptor),
+		epoll: ep, bell: bell, done: make(chan struct{}), rests: rests, defects: defects, watched: make(map[int32]*descriptor),
 		packets: newPacketBatch(), addressed: newAddressedBatch(), relayed: newRelayBatch(),
 	}
 	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(bell)}); err != nil {
@@ -143,20 +156,39 @@ func (l *loop) run() {
 // turn looks after the sockets of n events.
 func (l *loop) turn(n int) {
 	l.find(n)
-	for i := range n {
-		d := l.ready[i]
-		if d == nil {
-			continue
-		}
-		e := l.events[i].Events
-		d.user.ready(e&^unix.EPOLLOUT != 0, e&unix.EPOLLOUT != 0)
+	for l.at = 0; !l.serve(n); {
 	}
 	clear(l.ready[:n])
-	for _, a := range l.due {
-		a.call()
-	}
 	clear(l.due)
 	l.sendLater()
+	l.guest = nil
+}
+
+// serve goes on with the sockets of n events and then with the alarms that are due. It is false when a defect has struck: then whom it
+// was done for has ended, and the others come after.
+func (l *loop) serve(n int) (done bool) {
+	defer l.defects.Catch(l.broke)
+	for l.at < n {
+		d, e := l.ready[l.at], l.events[l.at].Events
+		l.at++
+		if d != nil {
+			l.guest = d.user
+			d.user.ready(e&^unix.EPOLLOUT != 0, e&unix.EPOLLOUT != 0)
+		}
+	}
+	for l.at < n+len(l.due) {
+		a := l.due[l.at-n]
+		l.at++
+		l.guest = a.guest
+		a.call()
+	}
+	return true
+}
+
+func (l *loop) broke(defect error) {
+	if l.guest != nil {
+		l.guest.broke(defect)
+	}
 }
 
 // find notes whose events they are, and which alarms are due.
@@ -189,10 +221,21 @@ func (l *loop) sendLater() {
 	l.mu.Lock()
 	l.flushed, l.later = l.later, l.flushed[:0]
 	l.mu.Unlock()
-	for _, f := range l.flushed {
-		f.flush()
+	for l.at = 0; !l.flush(); {
 	}
 	clear(l.flushed)
+}
+
+// flush goes on with what was put off; false as with serve.
+func (l *loop) flush() (done bool) {
+	defer l.defects.Catch(l.broke)
+	for l.at < len(l.flushed) {
+		f := l.flushed[l.at]
+		l.at++
+		l.guest = f
+		f.flush()
+	}
+	return true
 }
 
 // prepare tells how many milliseconds the loop may wait; -1: until something happens.
@@ -343,6 +386,7 @@ type alarm struct {
 	at    int64
 	index int // in the heap, counted from 1; 0: it is not set
 	call  func()
+	guest guest // whose it is
 }
 
 // wakeAt sets an alarm, anew if it is set.

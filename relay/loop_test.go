@@ -3,15 +3,22 @@ package relay
 import (
 	"bytes"
 	"net"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hafen/gateway/defect"
 )
 
 func newTestLoop(t *testing.T) *loop {
 	t.Helper()
-	l, err := newLoop(true)
+	l, err := newLoop(true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,6 +37,116 @@ func (c *collector) ready(bool, bool) {
 	for _, m := range msgs {
 		c.got <- bytes.Clone(m)
 	}
+}
+
+func (c *collector) broke(error) {}
+
+// clumsy is a guest of a loop that panics whatever is done for it, and once more when it is told.
+type clumsy struct {
+	socket *datagrams
+	twice  bool
+	broken chan error
+}
+
+func (c *clumsy) ready(bool, bool) { panic("at an event") }
+func (c *clumsy) flush()           { panic("at a flush") }
+
+func (c *clumsy) broke(defect error) {
+	if c.socket != nil {
+		c.socket.ignore()
+	}
+	c.broken <- defect
+	if c.twice {
+		panic("at being told")
+	}
+}
+
+// TestLoopSurvives: what panics on a loop ends its guest alone (J-12). All work of the same turn is done, for those before it and those after.
+func TestLoopSurvives(t *testing.T) {
+	var caught atomic.Int32
+	l, err := newLoop(false, &defect.Catcher{Count: func() { caught.Add(1) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.close)
+	before, farBefore := adopted(t, l)
+	guest := &clumsy{broken: make(chan error, 10), twice: true}
+	near, err := net.DialUDP("udp", nil, farBefore.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := l.adopt(near, guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest.socket = &datagrams{descriptor: d}
+	t.Cleanup(d.close)
+	if err := l.watch(d); err != nil {
+		t.Fatal(err)
+	}
+	after, farAfter := adopted(t, l)
+
+	hold, held := make(chan struct{}), make(chan struct{})
+	l.flushLater(calls(func() { close(held); <-hold })) // so that all that follows is one turn's work
+	<-held
+	rung := make(chan string, 10)
+	for _, a := range []struct {
+		name string
+		call func()
+	}{{"first", func() { rung <- "first" }}, {"bad", func() { panic("at an alarm") }}, {"last", func() { rung <- "last" }}} {
+		l.wakeAt(&alarm{guest: guest, call: a.call}, nanoseconds())
+	}
+	send := func(to *net.UDPConn, from *descriptor) {
+		at, err := unix.Getsockname(from.fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := to.WriteToUDP([]byte("a word"), net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(at.(*unix.SockaddrInet4).Port)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(farBefore, before.socket.descriptor)
+	send(farBefore, d)
+	send(farAfter, after.socket.descriptor)
+	l.flushLater(guest)
+	flushed := make(chan struct{})
+	l.flushLater(calls(func() { close(flushed) }))
+	close(hold)
+	for _, c := range []*collector{before, after} {
+		if got := soonFrom(t, c.got); string(got) != "a word" {
+			t.Errorf("%q", got)
+		}
+	}
+	if a, b := soonFrom(t, rung), soonFrom(t, rung); a != "first" || b != "last" {
+		t.Errorf("alarms: %s, %s", a, b)
+	}
+	soonFrom(t, flushed)
+	for _, what := range []string{"at an event", "at an alarm", "at a flush"} {
+		if told := soonFrom(t, guest.broken); !strings.Contains(told.Error(), what) {
+			t.Errorf("told of %v, not of what was %s", told, what)
+		}
+	}
+	l.settle()
+	if n := caught.Load(); n != 6 {
+		t.Errorf("%d panics were counted; there were three, and three at being told", n)
+	}
+}
+
+// calls is a flusher that calls a function.
+type calls func()
+
+func (c calls) flush()      { c() }
+func (c calls) broke(error) {}
+
+// soonFrom waits for a value.
+func soonFrom[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came")
+	}
+	return v
 }
 
 // adopted is a connected UDP socket of a loop, and its other end.
@@ -148,7 +265,7 @@ func TestLoopAlarms(t *testing.T) {
 
 // A descriptor that is closed while others write to it, and a loop that is closed while others use it, harm nobody.
 func TestLoopClosing(t *testing.T) {
-	l, err := newLoop(true)
+	l, err := newLoop(true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

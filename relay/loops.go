@@ -5,15 +5,18 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+
+	"hafen/gateway/defect"
 )
 
 // loops are a server's. They start with the first socket.
 type loops struct {
-	rests  bool // under load, between two turns
-	mu     sync.Mutex
-	list   []*loop
-	next   int
-	closed bool
+	rests   bool // under load, between two turns
+	defects *defect.Catcher
+	mu      sync.Mutex
+	list    []*loop
+	next    int
+	closed  bool
 }
 
 // loopsFor is how many there are: one for every two processors. A loop moves some 100,000 packets a second; the other half is the
@@ -28,7 +31,7 @@ func (ls *loops) pick() (*loop, error) {
 	case ls.closed:
 		return nil, errLoopClosed
 	case len(ls.list) < loopsFor(runtime.GOMAXPROCS(0)):
-		l, err := newLoop(ls.rests)
+		l, err := newLoop(ls.rests, ls.defects)
 		if err != nil {
 			return nil, err
 		}

@@ -21,7 +21,7 @@ func newEngine(s *Server) (*engine, error) {
 	clients := authority{secret: secret}
 	test := newTestRelay(clients, s.now, config.Addresses.Public, machineAddresses)
 	o := engineOptions{
-		realm: config.Name, test: test, backends: []swept{test}, draining: s.isDraining, refused: refusals(s), now: s.now,
+		realm: config.Name, test: test, backends: []swept{test}, draining: s.isDraining, refused: refusals(s), defects: s.defects, now: s.now,
 	}
 	if o.realm == "" {
 		o.realm = "hafen"

@@ -52,6 +52,8 @@ type turnEnd chan struct{}
 
 func (t turnEnd) flush() { close(t) }
 
+func (turnEnd) broke(error) {}
+
 // keepVerified ends the sessions of those who have no allocation, and returns the others.
 func (l *listener) keepVerified() (kept []*packetClient) {
 	l.mu.Lock()

@@ -42,6 +42,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"hafen/configs"
+	"hafen/gateway/defect"
 	"hafen/gateway/netpolicy"
 )
 
@@ -80,6 +81,8 @@ type Options struct {
 	Ended func(End)
 	// TestSecret is what the test relay's credentials are made with in mode bridge. nil: one that nobody else has.
 	TestSecret []byte
+	// Defects is told of panics; nil: they are caught all the same.
+	Defects *defect.Catcher
 	// Registry takes the metrics. nil: none are kept.
 	Registry prometheus.Registerer
 	// Log takes one line for each session that ends. nil: silent.
@@ -99,6 +102,7 @@ type Server struct {
 	registry   prometheus.Registerer // nil: no metrics
 	now        func() time.Time
 	metrics    *metrics
+	defects    *defect.Catcher
 	engine     *engine
 	table      *table
 	strangers  *strangers
@@ -131,7 +135,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{
-		loops: loops{rests: true},
+		loops: loops{rests: true, defects: o.Defects}, defects: o.Defects,
 		admit: o.Admit, ended: o.Ended, testSecret: o.TestSecret, log: o.Log, registry: o.Registry, now: o.Now,
 		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
 	}
@@ -191,6 +195,7 @@ func (s *Server) beside(f func()) {
 	if s.enter() {
 		go func() {
 			defer s.wg.Done()
+			defer s.defects.Catch(nil)
 			f()
 		}()
 	}

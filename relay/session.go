@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/defect"
 )
 
 const (
@@ -145,6 +147,9 @@ func (ses *session) fromClient(msgs [][]byte) {
 	if up == nil {
 		return
 	}
+	for _, msg := range msgs {
+		defect.Provoke("media", msg)
+	}
 	if ses.bounds != nil {
 		if msgs = ses.bounds.up(msgs, ses.server.now()); len(msgs) == 0 {
 			return
@@ -158,6 +163,7 @@ func (ses *session) fromClient(msgs [][]byte) {
 
 // message takes any message that does not pass: requests, and what must not come yet or at all.
 func (ses *session) message(frame []byte) {
+	defect.Provoke("request", frame)
 	if t := ses.own(); t != nil {
 		t.handle(frame)
 		return
@@ -289,16 +295,20 @@ func (ses *session) own() *testLeg {
 		return t
 	}
 	t := &testLeg{ses.server.serveOwn(ses.client, ses.fromTest, ses.endSoon)}
-	ses.mu.Lock()
-	if !ses.ended {
-		ses.test.Store(t)
-	}
-	gone := ses.ended
-	ses.mu.Unlock()
-	if gone {
+	if !ses.turnTo(t) {
 		t.close() // whatever it is handed now is discarded
 	}
 	return t
+}
+
+// turnTo makes t the one who serves the client; false: the session has ended.
+func (ses *session) turnTo(t *testLeg) bool {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if !ses.ended {
+		ses.test.Store(t)
+	}
+	return !ses.ended
 }
 
 // takeOver gives the client to the test relay. What has gone to a region for it was an Allocate without credentials.
@@ -335,7 +345,15 @@ func (ses *session) fromTest(msg []byte) {
 
 // toRegion sends a request to the region, over an uplink that is opened now if there is none.
 func (ses *session) toRegion(request []byte) {
+	if ses.note(request) {
+		ses.fromClient([][]byte{request})
+	}
+}
+
+// note remembers or keeps a request; open: it can be sent.
+func (ses *session) note(request []byte) (open bool) {
 	ses.mu.Lock()
+	defer ses.mu.Unlock()
 	up := ses.up.Load()
 	switch {
 	case ses.ended:
@@ -347,10 +365,7 @@ func (ses *session) toRegion(request []byte) {
 			ses.open()
 		}
 	}
-	ses.mu.Unlock()
-	if up != nil {
-		ses.fromClient([][]byte{request})
-	}
+	return up != nil
 }
 
 // remember has a request retransmitted until it is answered, where nobody else does it: the region gets datagrams, and the client
@@ -371,6 +386,7 @@ func (ses *session) open() {
 	go func() {
 		defer ses.server.wg.Done()
 		defer cancel()
+		defer ses.server.defects.Catch(ses.endSoon)
 		link, err := ses.server.openUplinkFor(ctx, ses.client)
 		if err != nil {
 			ses.notOpened(err)
@@ -388,19 +404,11 @@ func (ses *session) open() {
 
 // opened sends what has waited, and begins to read.
 func (ses *session) opened(up *upstream) {
-	ses.mu.Lock()
-	if ses.ended || ses.test.Load() != nil {
-		ses.mu.Unlock()
+	held, wanted := ses.connect(up)
+	if !wanted {
 		up.close()
 		return
 	}
-	held := ses.held
-	ses.held, ses.opening = nil, nil
-	for _, request := range held {
-		ses.remember(up, request)
-	}
-	ses.up.Store(up)
-	ses.mu.Unlock()
 	up.whenDead(ses.endSoon)
 	err := up.start(func(err error) {
 		if ses.up.Load() == up {
@@ -414,6 +422,22 @@ func (ses *session) opened(up *upstream) {
 	if len(held) > 0 {
 		ses.fromClient(held)
 	}
+}
+
+// connect makes up the session's uplink and returns what has waited for it; not wanted: the session has no use for one any more.
+func (ses *session) connect(up *upstream) (held [][]byte, wanted bool) {
+	ses.mu.Lock()
+	defer ses.mu.Unlock()
+	if ses.ended || ses.test.Load() != nil {
+		return nil, false
+	}
+	held = ses.held
+	ses.held, ses.opening = nil, nil
+	for _, request := range held {
+		ses.remember(up, request)
+	}
+	ses.up.Store(up)
+	return held, true
 }
 
 func (ses *session) regionLost(err error) { ses.endSoon(err) }
@@ -460,6 +484,7 @@ func (ses *session) fromRegion(msgs [][]byte) {
 	}
 	kept, bytes := msgs[:0], 0
 	for _, msg := range msgs {
+		defect.Provoke("region", msg)
 		data := isChannelData(msg) || messageType(msg) == typeDataIndication
 		switch {
 		case data && !ses.inPhase(phaseAllocated):

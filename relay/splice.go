@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"hafen/gateway/defect"
 )
 
 // Splicer moves bytes between two connections, both ways and as they are: tunnels and WebSockets, of which most are silent
@@ -17,6 +19,9 @@ import (
 //
 // What one side sends is read only while the other side takes it, so that a pair never holds more than what was read at once.
 type Splicer struct{ loops loops }
+
+// NewSplicer makes one. defects is told of panics; nil: they are caught all the same.
+func NewSplicer(defects *defect.Catcher) *Splicer { return &Splicer{loops{defects: defects}} }
 
 // Spliced is whose pair it is.
 type Spliced interface {
@@ -141,6 +146,11 @@ func (p *pair) flush() {
 	}
 }
 
+// broke implements guest, for the pair and for each of its sides.
+func (p *pair) broke(defect error) { p.finish(&p.sides[0], defect) }
+
+func (x *pairSide) broke(defect error) { x.pair.finish(x, defect) }
+
 // stopPair ends a pair from outside.
 type stopPair struct{ *pair }
 
@@ -220,6 +230,7 @@ func (x *pairSide) pass(y *pairSide) (moved int, err error) {
 			n += got
 		}
 		if n > 0 {
+			defect.Provoke("splice", buf[:n])
 			if _, failed := y.io.Write(buf[:n]); failed != nil {
 				return -1, failed
 			}
@@ -249,7 +260,7 @@ func (x *pairSide) drain() {
 func (x *pairSide) limit() {
 	if slow := x.pair.slow; slow > 0 {
 		if x.stuck.call == nil {
-			x.stuck.call = func() { x.pair.finish(x, os.ErrDeadlineExceeded) }
+			x.stuck.guest, x.stuck.call = x, func() { x.pair.finish(x, os.ErrDeadlineExceeded) }
 		}
 		x.pair.loop.wakeAt(&x.stuck, nanoseconds()+int64(slow))
 	}
@@ -315,6 +326,7 @@ func (p *pair) finish(x *pairSide, err error) {
 		}
 	}
 	go func() {
+		defer p.loop.defects.Catch(nil)
 		p.owner.Over(x.isA(), err)
 		for i := range p.sides {
 			if s := &p.sides[i]; s.socket != nil {

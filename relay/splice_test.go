@@ -64,7 +64,7 @@ func newSpliced(t *testing.T, secureA, secureB bool, slow time.Duration) *splice
 	s := &splicedPair{over: make(chan error, 2)}
 	s.ours[0], s.a = connected(t, secureA, buffers)
 	s.ours[1], s.b = connected(t, secureB, buffers)
-	splicer := &Splicer{}
+	splicer := NewSplicer(nil)
 	var ok bool
 	if s.stop, ok = splicer.Splice(s.ours[0], s.ours[1], slow, s); !ok {
 		t.Fatal("they can't be spliced")
@@ -250,7 +250,7 @@ func TestSpliceEarly(t *testing.T) {
 	if _, err := io.ReadFull(s.ours[0], make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	splicer := &Splicer{}
+	splicer := NewSplicer(nil)
 	stop, ok := splicer.Splice(s.ours[0], s.ours[1], 0, s)
 	if !ok {
 		t.Fatal("they can't be spliced")
@@ -274,7 +274,7 @@ func TestSpliceRefuses(t *testing.T) {
 	plain, farPlain := connected(t, false, buffers)
 	bare := tls.Server(plain, &tls.Config{}) // nothing beneath it can be redirected
 	defer plain.Close()
-	splicer := &Splicer{}
+	splicer := NewSplicer(nil)
 	for name, pair := range map[string][2]net.Conn{"a pipe": {c, a}, "TLS on a bare socket": {bare, c}} {
 		if _, ok := splicer.Splice(pair[0], pair[1], 0, nil); ok {
 			t.Errorf("%s was spliced", name)
@@ -307,7 +307,7 @@ func TestSpliceEarlyMuch(t *testing.T) {
 	if _, err := io.ReadFull(s.ours[0], head); err != nil {
 		t.Fatal(err)
 	}
-	splicer := &Splicer{}
+	splicer := NewSplicer(nil)
 	stop, ok := splicer.Splice(s.ours[0], s.ours[1], 0, s)
 	if !ok {
 		t.Fatal("they can't be spliced")

@@ -69,7 +69,7 @@ func newStream(l *loop, conn net.Conn, maxAge time.Duration, m *metrics) *stream
 		maxAge = defaultMaxAge
 	}
 	st := &stream{conn: conn, io: conn, owner: conn, loop: l, meter: m, queue: queue{maxAge: maxAge}}
-	st.alarm.call = func() { st.proceed(true) }
+	st.alarm.guest, st.alarm.call = st, func() { st.proceed(true) }
 	switch c := conn.(type) {
 	case *tls.Conn:
 		if below, ok := c.NetConn().(redirector); ok {
@@ -99,11 +99,15 @@ func nanoseconds() int64 { return int64(time.Since(clockStart)) }
 var clockStart = time.Now()
 
 // deliver sends messages, now or as soon as the path has room. They are copied.
-func (st *stream) deliver(msgs [][]byte) {
+func (st *stream) deliver(msgs [][]byte) { st.report(st.accept(msgs)) }
+
+// accept is deliver; its error is for report. As elsewhere in this file the lock is given back even when a defect strikes, so that the
+// stream can be ended.
+func (st *stream) accept(msgs [][]byte) error {
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	if st.closed || st.err != nil {
-		st.mu.Unlock()
-		return
+		return nil
 	}
 	now := nanoseconds()
 	if st.socket != nil && !st.draining && st.queue.empty() {
@@ -118,9 +122,7 @@ func (st *stream) deliver(msgs [][]byte) {
 		st.pump()
 	}
 	st.account()
-	err := st.err
-	st.mu.Unlock()
-	st.report(err)
+	return st.err
 }
 
 // soon puts a message into the queue, which is written at the end of the loop's turn.
@@ -148,16 +150,24 @@ func (st *stream) soon(msg []byte) {
 }
 
 // flush implements flusher.
-func (st *stream) flush() {
+func (st *stream) flush() { st.report(st.writeQueue()) }
+
+func (st *stream) writeQueue() error {
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.promised = false
 	if !st.draining && !st.closed && st.err == nil {
 		st.pump()
 	}
 	st.account()
-	err := st.err
-	st.mu.Unlock()
-	st.report(err)
+	return st.err
+}
+
+// broke implements guest.
+func (st *stream) broke(defect error) {
+	st.inlet.done = true
+	st.socket.ignore()
+	st.report(defect)
 }
 
 // express writes messages past the empty queue as long as the path has room, and returns the rest.
@@ -327,12 +337,14 @@ func (st *stream) advance() bool {
 }
 
 // proceed goes on with the queue when a pause is over, or the socket has become writable.
-func (st *stream) proceed(paused bool) {
+func (st *stream) proceed(paused bool) { st.report(st.goOn(paused)) }
+
+func (st *stream) goOn(paused bool) error {
 	now := nanoseconds()
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	if !st.draining || st.socket == nil {
-		st.mu.Unlock()
-		return
+		return nil
 	}
 	if !paused {
 		st.socket.await(false)
@@ -346,25 +358,19 @@ func (st *stream) proceed(paused bool) {
 	if !done {
 		st.await()
 	}
-	st.mu.Unlock()
-	st.report(err)
+	return err
 }
 
 // drainBlocking writes until the queue is empty or the stream lost, with writes that block, not under the lock.
 func (st *stream) drainBlocking() {
 	defer st.wg.Done()
+	defer st.loop.defects.Catch(st.report)
 	chunk := chunks.Get().(*[fullChunk]byte)
 	defer chunks.Put(chunk)
 	for {
-		st.mu.Lock()
-		now := nanoseconds()
-		out := st.queue.take(chunk[:0:slowChunk], now)
-		messages, delay := st.queue.taken, st.queue.delay
-		done := len(out) == 0 || st.closed || st.err != nil
-		err := st.settle(done, now)
-		st.mu.Unlock()
+		out, messages, delay, err := st.takeBlocking(chunk)
 		st.report(err)
-		if done {
+		if len(out) == 0 {
 			return
 		}
 		_ = st.conn.SetWriteDeadline(time.Now().Add(StuckTimeout))
@@ -374,6 +380,19 @@ func (st *stream) drainBlocking() {
 			st.mu.Unlock()
 		}
 	}
+}
+
+// takeBlocking takes the next chunk from the queue; nothing: there is no more to do.
+func (st *stream) takeBlocking(chunk *[fullChunk]byte) (out []byte, messages int, delay time.Duration, err error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	now := nanoseconds()
+	out = st.queue.take(chunk[:0:slowChunk], now)
+	messages, delay = st.queue.taken, st.queue.delay
+	if st.closed || st.err != nil {
+		out = nil
+	}
+	return out, messages, delay, st.settle(len(out) == 0, now)
 }
 
 // settle notes how far a drain has come, and returns what the stream has failed with. The caller has the lock.

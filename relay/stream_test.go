@@ -59,7 +59,7 @@ func streamPair(t *testing.T, secure bool) (*stream, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	turning, err := newLoop(true)
+	turning, err := newLoop(true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

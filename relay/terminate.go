@@ -73,7 +73,10 @@ func (r *cloudRelay) begin(f func()) bool {
 	if r.closed {
 		return false
 	}
-	r.wg.Go(f)
+	r.wg.Go(func() {
+		defer r.server.defects.Catch(nil)
+		f()
+	})
 	return true
 }
 
@@ -99,7 +102,7 @@ func (r *cloudRelay) allocate(a *allocation, want wanted, then func(relayed, err
 	case want.andNext || want.reservation != nil:
 		then(nil, &turnError{code: codeInsufficientCapacity, why: "regions keep no ports for us"})
 	case !r.begin(func() {
-		if got, err := r.open(a, want); err != nil {
+		if got, err := r.openCaught(a, want); err != nil {
 			then(nil, err)
 		} else {
 			then(got, nil)
@@ -107,6 +110,12 @@ func (r *cloudRelay) allocate(a *allocation, want wanted, then func(relayed, err
 	}):
 		then(nil, errCloudClosing)
 	}
+}
+
+// openCaught is open; a defect is an error like any other.
+func (r *cloudRelay) openCaught(a *allocation, want wanted) (c *cloudAddress, err error) {
+	defer r.server.defects.Catch(func(defect error) { err = defect })
+	return r.open(a, want)
 }
 
 // open asks for an allocation. A region that still remembers an earlier client of our port says 437: RFC 8656 section 7.4 has us try

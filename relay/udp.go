@@ -80,6 +80,7 @@ type inbox struct {
 
 	run     [][]byte // messages of one client, in a row
 	runFrom *packetClient
+	served  *packetClient // whose datagram is looked at now
 }
 
 func newListener(s *Server, on *loop, pc *net.UDPConn) (*listener, error) {
@@ -128,6 +129,7 @@ func (l *inbox) datagram(batch *addressedBatch, i int, msg []byte, now time.Time
 		return
 	}
 	c := l.find(t)
+	l.served = c
 	if c != nil && c.session.passes(msg) {
 		if l.runFrom != c {
 			l.flush()
@@ -187,17 +189,27 @@ const allocateRequest = 0x0003
 // flush sends the run of messages of one client.
 func (l *inbox) flush() {
 	if len(l.run) > 0 {
-		l.runFrom.session.fromClient(l.run)
+		l.served = l.runFrom
+		l.served.session.fromClient(l.run)
 		clear(l.run)
 		l.run = l.run[:0]
 	}
 	l.runFrom = nil
 }
 
+// broke implements guest. It ends the client whose datagram it was; the others that came with it are lost, as datagrams are.
+func (l *inbox) broke(defect error) {
+	clear(l.run)
+	l.run, l.runFrom = l.run[:0], nil
+	if c := l.served; c != nil {
+		c.session.endSoon(defect)
+	}
+}
+
 func (l *listener) ignore(why string) { l.server.metrics.ignored.WithLabelValues(why).Inc() }
 
 // stranger takes a request of a client that has no session. Only an Allocate begins one.
-func (l *listener) stranger(t tuple, batch *addressedBatch, i int, msg []byte, now time.Time) *packetClient {
+func (l *inbox) stranger(t tuple, batch *addressedBatch, i int, msg []byte, now time.Time) *packetClient {
 	if err := l.server.admit(t.client.Addr()); err != nil {
 		l.ignore("not_admitted")
 		return nil
@@ -208,6 +220,7 @@ func (l *listener) stranger(t tuple, batch *addressedBatch, i int, msg []byte, n
 		return nil
 	}
 	c := l.newClient(t, batch, i)
+	l.served = c
 	switch {
 	case l.server.answersItself() && (m.method != stun.MethodAllocate || !m.signed()):
 		// A challenge of the gateway's own needs no memory of whom it went to: its nonce says so.

@@ -134,6 +134,12 @@ func (up *upstream) ready(bool, bool) {
 	}
 }
 
+// broke implements guest.
+func (up *upstream) broke(defect error) {
+	up.socket.ignore()
+	up.user.regionLost(defect)
+}
+
 // sound keeps the valid messages.
 func (up *upstream) sound(msgs [][]byte) [][]byte {
 	kept := msgs[:0]

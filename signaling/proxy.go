@@ -34,6 +34,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hafen/configs"
+	"hafen/gateway/defect"
 )
 
 // The status words of this package; they are the contract's.
@@ -61,6 +62,8 @@ type Options struct {
 	// failed, has taken nothing for as long as slow, or stop is called; it tells t of it. ok is false where it can't, and then nothing has
 	// happened. nil: goroutines copy.
 	Splice func(a, b net.Conn, slow time.Duration, t Spliced) (stop func(), ok bool)
+	// Defects is told of panics; nil: they are caught all the same.
+	Defects *defect.Catcher
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log takes one line for the end of each WebSocket and each long-poll. nil: silent.

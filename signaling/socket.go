@@ -136,9 +136,12 @@ func (s *socket) Over(atA bool, err error) {
 // splice copies both ways until both halves are closed or one has failed.
 func (s *socket) splice() {
 	defer s.p.wg.Done()
+	defer s.forget()
+	defer s.p.opts.Defects.Catch(s.broke)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer s.p.opts.Defects.Catch(s.broke)
 		s.copy(s.downstream, s.upstream, &s.down, s.p.metrics.down, statusClient, statusUpstream)
 	}()
 	if s.sendEarly() {
@@ -146,8 +149,10 @@ func (s *socket) splice() {
 	}
 	<-done
 	s.end(statusOK, nil)
-	s.forget()
 }
+
+// broke ends a WebSocket whose handling has met a defect.
+func (s *socket) broke(err error) { s.end(statusProtocol, err) }
 
 func (s *socket) sendEarly() bool {
 	if len(s.early) == 0 {

@@ -42,6 +42,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hafen/configs"
+	"hafen/gateway/defect"
 )
 
 // Options are what a Proxy is made of.
@@ -83,6 +84,8 @@ type Options struct {
 	IdleTimeout time.Duration
 	// Ended is told of each CONNECT when it has ended, refused ones too. It must not block. nil: nobody wants to know.
 	Ended func(End)
+	// Defects is told of panics; nil: they are caught all the same.
+	Defects *defect.Catcher
 	// Registry takes the metrics. nil: none.
 	Registry prometheus.Registerer
 	// Log gets one line for each CONNECT. nil: silent.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"hafen/gateway/defect"
 	"hafen/gateway/netpolicy"
 )
 
@@ -91,7 +92,7 @@ func (p *Proxy) take(r *http.Request, conn net.Conn) {
 		return
 	}
 	go func() {
-		if err := t.run(); !errors.Is(err, errYielded) {
+		if err := t.runCaught(); !errors.Is(err, errYielded) {
 			t.finish(err)
 		}
 	}()
@@ -147,8 +148,15 @@ func clientKey(a netip.Addr) netip.Addr {
 	return prefix.Addr()
 }
 
+// runCaught is run; a defect ends this tunnel alone.
+func (t *tunnel) runCaught() (err error) {
+	defer t.p.opts.Defects.Catch(func(defect error) { err = defect })
+	return t.run()
+}
+
 // run carries the tunnel to its end and says why it ended.
 func (t *tunnel) run() error {
+	defect.Provoke("tunnel", t.via)
 	if r := t.admit(); r != nil {
 		return t.refuse(r)
 	}
@@ -290,6 +298,7 @@ func (t *tunnel) start(f *flow) <-chan error {
 	done := make(chan error, 1)
 	go func() {
 		defer close(done)
+		defer t.p.opts.Defects.Catch(func(err error) { t.end(err); done <- err })
 		err := f.run(nil)
 		if err != nil && !errors.Is(err, errYielded) {
 			t.end(t.broken(err))

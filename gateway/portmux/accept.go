@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"time"
 )
 
@@ -100,7 +99,7 @@ func (m *Mux) accepted(raw net.Conn, only bool, http func(*Conn)) {
 	}
 	go func() {
 		defer m.release(c)
-		defer m.catch(c)
+		defer m.opts.Defects.Catch(c.broke)
 		m.walk(c)
 	}()
 }
@@ -109,14 +108,8 @@ func unmap(ap netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-// catch keeps a panic in the handling of one connection from taking the others with it.
-func (m *Mux) catch(c *Conn) {
-	v := recover()
-	if v == nil {
-		return
-	}
-	m.metrics.panics.Inc()
-	m.opts.Log.Error("panic while handling a connection", "panic", v, "stack", string(debug.Stack()))
-	c.Fail(statusProtocol, fmt.Errorf("panic: %v", v))
+// broke ends a connection whose handling has met a defect.
+func (c *Conn) broke(err error) {
+	c.Fail(statusProtocol, err)
 	_ = c.wire.Close()
 }

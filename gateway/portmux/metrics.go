@@ -9,7 +9,6 @@ type metrics struct {
 	timeouts     *prometheus.CounterVec
 	handshakes   *prometheus.CounterVec
 	acceptErrors prometheus.Counter
-	panics       prometheus.Counter
 }
 
 // newMetrics makes the counters, and registers them if there is a registry.
@@ -26,9 +25,6 @@ func newMetrics(r prometheus.Registerer, counts func() Counts) *metrics {
 		acceptErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hafen_mux_accept_errors_total", Help: "Errors of accept, such as too many open files.",
 		}),
-		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "hafen_mux_panics_total", Help: "Connections ended by a defect of this program.",
-		}),
 	}
 	if r == nil {
 		return m
@@ -37,7 +33,7 @@ func newMetrics(r prometheus.Registerer, counts func() Counts) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
 			func() float64 { return float64(value(counts())) })
 	}
-	r.MustRegister(m.connections, m.ended, m.refused, m.timeouts, m.handshakes, m.acceptErrors, m.panics,
+	r.MustRegister(m.connections, m.ended, m.refused, m.timeouts, m.handshakes, m.acceptErrors,
 		gauge("hafen_mux_open_connections", "Connections open now.", func(c Counts) int { return c.Open }),
 		gauge("hafen_mux_pending_connections", "Open connections not yet established.", func(c Counts) int { return c.Pending }),
 		gauge("hafen_mux_clients", "Clients with a connection now.", func(c Counts) int { return c.Clients }))

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"hafen/gateway/defect"
 )
 
 // Route is what becomes of a TLS connection, decided on its ClientHello.
@@ -77,6 +79,7 @@ type Options struct {
 	// Observe is told of the end of each connection, refused ones included: when it is closed and the function that
 	// owned it has returned. A function that returns at once and closes later, such as Listener.Hand, calls Fail before Close.
 	Observe  func(End)
+	Defects  *defect.Catcher       // is told of panics; nil: they are caught all the same
 	Registry prometheus.Registerer // nil: no metrics
 	Log      *slog.Logger          // nil: nothing is logged
 	Now      func() time.Time      // nil: time.Now

@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"hafen/gateway/defect"
 )
 
 // Status words of the whole program that this package uses.
@@ -39,6 +41,7 @@ func (m *Mux) walk(c *Conn) {
 		return
 	}
 	p, err := c.peek(&c.wire)
+	defect.Provoke("first bytes", c.wire.head)
 	if err != nil {
 		m.count(c, p)
 		m.lost(c, "first_byte", err)
