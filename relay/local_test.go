@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +144,45 @@ func TestLocalSockets(t *testing.T) {
 				conn.Close()
 			}
 		})
+	}
+}
+
+// TestLocalDefect: a defect that a peer's packet meets ends the allocation that it was for, and no other (J-12).
+func TestLocalDefect(t *testing.T) {
+	r, _ := newLocalRig(t, false, nil)
+	peer := localPeer(t, netip.MustParseAddr("127.0.0.2"))
+	peerAddr := peer.LocalAddr().(*net.UDPAddr).AddrPort()
+	lost := make(chan error, 1)
+	var slips atomic.Bool
+	permitted := func(addr string) (*rawClient, netip.AddrPort) {
+		c := r.client(addr, "tls")
+		send := c.tuple.send
+		c.tuple.lost = func(cause error) { lost <- cause }
+		c.tuple.send = func(msg []byte) {
+			if slips.Load() {
+				panic("a slip")
+			}
+			send(msg)
+		}
+		relayed := c.relayedAddr()
+		c.want(0, stun.MethodCreatePermission, peerAttr(peerAddr.String()))
+		return c, relayed
+	}
+	broken, itsAddr := permitted("10.1.2.3:40000")
+	sound, otherAddr := permitted("10.1.2.4:40000")
+	slips.Store(true)
+	peer.WriteToUDPAddrPort([]byte("one"), itsAddr)
+	if cause := soonFrom(t, lost); !strings.Contains(cause.Error(), "a slip") {
+		t.Errorf("lost by %v", cause)
+	}
+	if broken.tuple.allocation.Load() != nil {
+		t.Error("the allocation is still there")
+	}
+	slips.Store(false)
+	peer.WriteToUDPAddrPort([]byte("two"), otherAddr)
+	var m stun.Message
+	if err := stun.Decode(sound.next(), &m); err != nil || text(&m, stun.AttrData) != "two" {
+		t.Errorf("the other client got %v, %v", &m, err)
 	}
 }
 

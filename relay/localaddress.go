@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"hafen/gateway/defect"
 )
 
 // localAddress is one relayed address: a socket.
@@ -104,7 +102,6 @@ func (r *localAddress) take(b *relayBatch, n int) {
 			r.allocation.tuple.engine.metrics.refused("too_long")
 			continue
 		}
-		defect.Provoke("peer", b.buf[i][headroom:headroom+size])
 		r.allocation.deliver(peer, b.buf[i][:headroom+size])
 	}
 }

@@ -64,7 +64,7 @@ func (h repeats) key(r slog.Record) string {
 			b.WriteString(" " + v.String())
 		case a.Key == "err" || a.Key == "why":
 			b.WriteString(" " + strings.Map(noDigit, v.String()))
-		case a.Key == "id" || a.Key == "conn" || a.Key == "incident" || a.Key == "code":
+		case a.Key == "id" || a.Key == "conn" || a.Key == "incident" || a.Key == "code" || a.Key == "stack":
 		case v.Kind() == slog.KindString:
 			b.WriteString(" " + a.Key + "=" + v.String())
 		}

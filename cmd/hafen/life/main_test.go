@@ -62,6 +62,7 @@ type world struct {
 	addr  string // of the one port, TCP and UDP
 	admin string // of listen.metrics
 	log   *output
+	echo  netip.AddrPort // a peer that sends back what comes, where a test has one
 
 	program string     // under test; "": the one that TestMain has built
 	inherit []*os.File // what the first process finds open, from 3 on
