@@ -107,6 +107,7 @@ type Server struct {
 	table      *table
 	strangers  *strangers
 	loops      loops
+	arrivals   *arrivals
 
 	endings  *rate.Limiter // log lines of clients that never had an allocation
 	unlogged atomic.Int64
@@ -137,7 +138,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		loops: loops{rests: true, defects: o.Defects}, defects: o.Defects,
 		admit: o.Admit, ended: o.Ended, testSecret: o.TestSecret, log: o.Log, registry: o.Registry, now: o.Now,
-		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(),
+		table: newTable(o.Config.Limits), strangers: newStrangers(o.Config.Limits.PendingPerClient), endings: newEndings(), arrivals: newArrivals(),
 	}
 	if s.admit == nil {
 		s.admit = s.admitConfigured

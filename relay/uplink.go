@@ -55,9 +55,12 @@ func (e *deadError) Error() string  { return e.text }
 func (e *deadError) Status() string { return "err_upstream" }
 
 // openUplinkFor connects a client to the best region of its service over its best rung; one that a substitute region has
-// refused gets the region that it asks for. It blocks for openTimeout at most; ctx ends with the session. An error
-// means that no region is up; it has a status word.
+// refused gets the region that it asks for. It blocks until it is the client's turn (see arrivals), and then for openTimeout at most; ctx ends
+// with the session. An error means that no region is up, or that the client asks too often; it has a status word.
 func (s *Server) openUplinkFor(ctx context.Context, c Client) (*uplink, error) {
+	if err := s.arrivals.await(ctx, c.Addr.Addr(), s.config().Limits.AllocationsPerClient); err != nil {
+		return nil, err
+	}
 	for {
 		if r := s.regions(); r.enter() { // else another has just taken its place
 			defer r.leave()
