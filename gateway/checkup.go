@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hafen/configs"
+	"hafen/relay"
 )
 
 // Verdict is what a check of the checkup came to.
@@ -95,7 +96,7 @@ type checkup struct {
 func newCheckup(o CheckupOptions) (*checkup, error) {
 	cfg := *o.Config
 	cfg.Relay.Mode = "bridge" // the other modes keep a secret in data_dir, and a checkup makes no file
-	g := &Gateway{opts: Options{Config: &cfg, Now: o.Now}, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
+	g := &Gateway{opts: Options{Config: &cfg, Now: o.Now}, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry(), splicer: relay.NewSplicer(nil)}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.bound.Store(&addresses{ports: wouldListen(&cfg)})
 	dialer, err := newEgress(&cfg, g.listening)
