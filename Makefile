@@ -114,6 +114,7 @@ bench-proxy: build ## WebSockets, long-polls and CONNECT beside HAProxy and Squi
 axe: deps ## axe-core (npm) on every page in every state, and PAGE_SHOTS=DIR for pictures of them
 	@.ci/axe dist/axe
 	AXE=$(CURDIR)/dist/axe/axe.min.js $(GO) test -count=1 -timeout 15m -v -run '^TestAxe$$' ./gateway/page ./cmd/internal/cloud
+	AXE=$(CURDIR)/dist/axe/axe.min.js $(GO) test -count=1 -timeout 15m -v -run '^TestAbuse_F16$$' ./cmd/hafen/e2e
 
 pictures: deps ## the manual's pictures of the pages, into packaging/doc
 	PICTURES=$(CURDIR)/packaging/doc $(GO) test -count=1 -run '^TestPictures$$' ./gateway/page
