@@ -72,48 +72,71 @@ func (s *Store) Counts(ctx context.Context, since time.Time) (counts []Count, er
 	return counts, err
 }
 
+// portion is how many runs are deleted at a time. Whoever uses the store meanwhile waits for one portion, and one is deleted in
+// time on a slow disk too: 256 MiB at once would not be, this time and every other.
+const portion = 250
+
 // Sweep deletes what is older than the retention, down to its bytes. A Store does it by itself.
 func (s *Store) Sweep(ctx context.Context) {
-	s.engine.tidy(s.opts.Now().Add(-s.opts.History))
+	s.tidy()
+	for s.sweepPortion(ctx) && ctx.Err() == nil {
+	}
+}
+
+// tidy ends what was set aside when its runs have become too old.
+func (s *Store) tidy() { s.engine.tidy(s.opts.Now().Add(-time.Duration(s.history.Load()))) }
+
+// sweepPortion deletes the oldest of what is too old, and reports whether more may be left.
+func (s *Store) sweepPortion(ctx context.Context) (more bool) {
 	err := s.use(ctx, func(ctx context.Context, db *sql.DB) error {
-		return s.drop(ctx, db, `DELETE FROM precall_runs WHERE at <= $1`, s.oldest())
+		const old = `DELETE FROM precall_runs WHERE id IN (SELECT id FROM precall_runs WHERE at <= $1 ORDER BY at LIMIT $2)`
+		n, err := s.drop(ctx, db, old, s.oldest(), portion)
+		more = n == portion
+		return err
 	})
 	s.note(err)
+	return err == nil && more
 }
 
 // drop deletes rows and, if there were any, what the file still holds of them.
-func (s *Store) drop(ctx context.Context, db *sql.DB, query string, arg any) error {
-	result, err := db.ExecContext(ctx, query, arg)
+func (s *Store) drop(ctx context.Context, db *sql.DB, query string, args ...any) (rows int64, err error) {
+	result, err := db.ExecContext(ctx, query, args...)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if n, err := result.RowsAffected(); err == nil && n == 0 {
-		return nil
+	if rows, err = result.RowsAffected(); err == nil && rows == 0 {
+		return 0, nil
 	}
-	return s.engine.shrink(ctx, db)
+	return rows, s.engine.shrink(ctx, db)
 }
 
-// trim deletes the oldest runs while the file is larger than it may be, a twentieth of them at a time. It fails only where
-// writing fails, which the next Put says.
+// trim deletes the oldest runs while the file is larger than it may be. It fails only where writing fails, which the next Put says.
 func (s *Store) trim(ctx context.Context) {
-	err := s.use(ctx, func(ctx context.Context, db *sql.DB) error {
-		for range 40 {
+	large := true
+	for range 40 { // the next Put goes on with it
+		err := s.use(ctx, func(ctx context.Context, db *sql.DB) error {
 			size, err := s.engine.size(ctx, db)
-			if err != nil || size <= s.opts.MaxBytes {
+			if large = size > s.opts.MaxBytes; err != nil || !large {
 				return err
 			}
-			var runs int
-			if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM precall_runs`).Scan(&runs); err != nil {
-				return err
-			}
-			const oldest = `DELETE FROM precall_runs WHERE id IN (SELECT id FROM precall_runs ORDER BY at LIMIT $1)`
-			if err := s.drop(ctx, db, oldest, max(1, runs/20)); err != nil {
-				return err
-			}
+			return s.trimPortion(ctx, db)
+		})
+		if err != nil {
+			s.opts.Log.Warn("the precall history can't be made smaller", "err", err)
 		}
-		return nil
-	})
-	if err != nil {
-		s.opts.Log.Warn("the precall history can't be made smaller", "err", err)
+		if err != nil || !large {
+			return
+		}
 	}
+}
+
+// trimPortion deletes the oldest twentieth, or a portion where that is less.
+func (s *Store) trimPortion(ctx context.Context, db *sql.DB) error {
+	var runs int
+	if err := db.QueryRowContext(ctx, `SELECT COUNT(*) FROM precall_runs`).Scan(&runs); err != nil {
+		return err
+	}
+	const oldest = `DELETE FROM precall_runs WHERE id IN (SELECT id FROM precall_runs ORDER BY at LIMIT $1)`
+	_, err := s.drop(ctx, db, oldest, min(max(1, runs/20), portion))
+	return err
 }

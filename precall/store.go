@@ -111,8 +111,12 @@ func startStore(o StoreOptions, e engine) *Store {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &Store{opts: o, engine: e, stop: cancel}
 	s.Keep(o.History)
-	s.Sweep(ctx)
+	s.tidy()
+	more := s.sweepPortion(ctx)
 	s.stopped.Go(func() {
+		if more {
+			s.Sweep(ctx) // nobody waits for it with the start
+		}
 		tick := time.NewTicker(20 * time.Minute)
 		defer tick.Stop()
 		for {
