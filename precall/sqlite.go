@@ -1,11 +1,14 @@
 package precall
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,8 +24,17 @@ const (
 	asideMark = ".broken-"
 )
 
-// errDamaged says that a check of the file found faults.
-var errDamaged = errors.New("the file is damaged")
+// format is the highest format of the file that this program reads and writes. A version that changes the table so that the one
+// before can't read it marks the file with a higher one (PRAGMA user_version), and keeps it out of WAL mode: the mark is looked
+// for in the file itself.
+const format = 0
+
+var (
+	// errDamaged says that a check of the file found faults.
+	errDamaged = errors.New("the file is damaged")
+	// errNewer says that the file is whole, and not for this program.
+	errNewer = errors.New("a newer version of hafen has written it")
+)
 
 // sqlite is the engine of one gateway: a file in Dir.
 func sqlite(o StoreOptions) engine {
@@ -62,7 +74,7 @@ func openSQLite(ctx context.Context, path string, memory bool) (*sql.DB, error) 
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: url.Values{"_pragma": pragmas}.Encode()}
 	if memory {
 		dsn = url.URL{Scheme: "file", Opaque: path, RawQuery: dsn.RawQuery}
-	} else if err := makePrivate(path); err != nil {
+	} else if err := prepareFile(path); err != nil {
 		return nil, err
 	}
 	db, err := sql.Open("sqlite", dsn.String())
@@ -75,6 +87,33 @@ func openSQLite(ctx context.Context, path string, memory bool) (*sql.DB, error) 
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
+}
+
+func prepareFile(path string) error {
+	if err := checkFormat(path); err != nil {
+		return err
+	}
+	return makePrivate(path)
+}
+
+// checkFormat refuses a file of a newer format before SQLite has opened it, and so before anything of it could change.
+func checkFormat(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	head := make([]byte, 64) // https://www.sqlite.org/fileformat2.html, section 1.3
+	if _, err := io.ReadFull(f, head); err != nil || !bytes.HasPrefix(head, []byte("SQLite format 3\x00")) {
+		return nil // new, or damaged, which SQLite will say
+	}
+	if found := binary.BigEndian.Uint32(head[60:]); found > format {
+		return fmt.Errorf("%s has format %d, %d is the highest known here: %w", path, found, format, errNewer)
+	}
+	return nil
 }
 
 // makePrivate makes the file for its owner alone; SQLite would let others read it.

@@ -196,9 +196,12 @@ func (s *Store) note(err error) {
 	s.mu.Unlock()
 	switch {
 	case err != nil && !failed:
-		why := s.opts.Why(err)
+		why, advice := s.opts.Why(err), "Make room in data_dir, or repair what the message names."
+		if errors.Is(err, errNewer) {
+			advice = "Go back to the newer version, or move the file away for a new history to begin."
+		}
 		s.opts.Log.Error("the precall history can't be written", "err", why)
-		s.opts.Event(EventStoreFails, "Precall tests can't be kept: "+why+".", "Make room in data_dir, or repair what the message names. Calls go on; tests are kept again without a restart.")
+		s.opts.Event(EventStoreFails, "Precall tests can't be kept: "+why+".", advice+" Calls go on; tests are kept again without a restart.")
 	case err == nil && failed:
 		s.opts.Log.Info("the precall history is written again")
 		s.opts.Event(EventStoreWorks, "Precall tests are kept again.", "")
