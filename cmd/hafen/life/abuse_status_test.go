@@ -30,7 +30,7 @@ func (w *world) visitor(from string) *http.Client {
 }
 
 // ask sends one request; header is name and value, one after the other.
-func ask(t *testing.T, c *http.Client, method, path string, form url.Values, header ...string) (code int, body string, h http.Header) {
+func ask(t testing.TB, c *http.Client, method, path string, form url.Values, header ...string) (code int, body string, h http.Header) {
 	t.Helper()
 	req, err := http.NewRequest(method, "https://"+ownName+path, strings.NewReader(form.Encode()))
 	if err != nil {

@@ -229,7 +229,7 @@ func (w *world) metric(name string) float64 {
 
 // command runs one of the program's commands against the running one.
 func (w *world) command(args ...string) (string, error) {
-	out, err := exec.Command(program, append(args, "--run-dir", w.dir)...).CombinedOutput()
+	out, err := exec.Command(cmp.Or(w.program, program), append(args, "--run-dir", w.dir)...).CombinedOutput()
 	return string(out), err
 }
 
