@@ -60,6 +60,10 @@ abuse: deps ## the abuse cases against the running program, the long ones too
 upgrade-test: deps ## 20 reloads and 3 upgrades under full load, then 1,000 reloads: nothing may drop
 	$(GO) test -count=1 -timeout 30m -v -run '^Test(Upgrade|UpgradeFails|Reloads)$$' ./cmd/hafen/life -whole
 
+PREVIOUS ?= $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || echo HEAD~100)
+downgrade-test: deps ## back to PREVIOUS (the last tag, else a hundred commits ago) on the same state and forward again, by restarts and by hand-over
+	$(GO) test -count=1 -timeout 10m -v -run '^TestAbuse_J14Previous$$' ./cmd/hafen/life -previous $(PREVIOUS)
+
 faults: ## kill -9 at 1,000 random moments: what was acknowledged is there, and the start is quick
 	$(GO) test -count=1 -timeout 60m -v -run '^TestKills$$' ./cmd/hafen/life -kills 1000
 

@@ -195,7 +195,7 @@ func TestAbuse_J02Follow(t *testing.T) {
 }
 
 // copyFile puts a copy in the place of what is there, as packages are installed.
-func copyFile(t *testing.T, from, to string) {
+func copyFile(t testing.TB, from, to string) {
 	t.Helper()
 	in, err := os.Open(from)
 	if err != nil {

@@ -177,18 +177,35 @@ run_dir: %s
 // start runs the program, by the command wrap if there is one, and waits until it is ready.
 func (w *world) start(wrap ...string) {
 	w.t.Helper()
+	if refused := w.tryStart(wrap...); refused != "" {
+		w.t.Fatalf("the program has ended: %s", refused)
+	}
+}
+
+// tryStart does the same, and returns what the program says where it ends instead.
+func (w *world) tryStart(wrap ...string) (refused string) {
+	w.t.Helper()
 	args := append(append([]string{}, wrap...), cmp.Or(w.program, program), "serve", "--config", w.file())
 	w.cmd = exec.Command(args[0], args[1:]...)
 	w.cmd.Stdout, w.cmd.Stderr, w.cmd.ExtraFiles = w.log, w.log, w.inherit
 	w.cmd.WaitDelay = 100 * time.Millisecond
+	said := len(w.log.String())
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
 	w.pid = w.cmd.Process.Pid
+	ended := false
 	w.until("the gateway to be ready", 30*time.Second, func() bool {
+		var info unix.Siginfo
+		_ = unix.Waitid(unix.P_PID, w.pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		ended = info.Signo != 0
 		code, _ := w.get("/readyz")
-		return code == http.StatusOK
+		return code == http.StatusOK || ended
 	})
+	if !ended {
+		return ""
+	}
+	return cmp.Or(fmt.Sprint(w.cmd.Wait()), "it has ended") + ": " + w.log.String()[said:]
 }
 
 // until waits for something.
