@@ -58,7 +58,9 @@ var entrances = []entrance{
 // connect sends a CONNECT and returns the first line of the answer. When it is 200 the connection is left open, for the dial is done.
 func (a *abuse) connect(t testing.TB, conn net.Conn, target string) string {
 	t.Helper()
-	return ask(conn, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n")
+	answer := ask(conn, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n")
+	secrets.Search(t, "the answer to a CONNECT", answer)
+	return answer
 }
 
 // ask sends a request, reads the beginning of the answer, and leaves.

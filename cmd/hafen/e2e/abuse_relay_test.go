@@ -40,7 +40,7 @@ const (
 func newRelayAbuse(t *testing.T, more string) *relayAbuse {
 	t.Helper()
 	r := &relayAbuse{abuse: layAbuse(t)}
-	r.aviary = &namespace{name: r.net.prefix + "aviary"}
+	r.aviary = &namespace{t: t, name: r.net.prefix + "aviary"}
 	r.net.six(r.dmz, 1)
 	router := r.net.six(r.inside, 3)
 	for _, ns := range []*namespace{r.inside, r.aviary} {

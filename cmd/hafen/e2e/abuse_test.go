@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,7 +115,7 @@ run_dir: %s
 func (a *abuse) run(cfg string) {
 	a.t.Helper()
 	file := filepath.Join(a.dir, "hafen.yaml")
-	must(a.t, os.WriteFile(file, []byte(cfg), 0o644))
+	must(a.t, os.WriteFile(file, []byte(a.filled(cfg)), 0o644))
 	a.gateway = a.dmz.start(a.t, "gateway", hafenBinary, "serve", "--config", file)
 	a.dmz.waitTCP(a.t, "127.0.0.1:9443")
 	waitFor(a.t, "a region", 20*time.Second, func() bool { return a.metric(`hafen_relay_region_up{region="frankfurt"`) == 1 })
@@ -262,6 +259,7 @@ func closes(t testing.TB, conn net.Conn, within time.Duration) []byte {
 	if !closed {
 		t.Errorf("still open after %v, having said %q", within, b)
 	}
+	secrets.Search(t, "what was said before the end", string(b))
 	return b
 }
 
@@ -270,6 +268,7 @@ func exchange(t testing.TB, conn net.Conn, request string) string {
 	t.Helper()
 	_, _ = io.WriteString(conn, request)
 	b, _ := answers(conn, 5*time.Second)
+	searchAnswer(t, pathOf(request), string(b))
 	return string(b)
 }
 
@@ -405,12 +404,4 @@ func (ns *namespace) listenPacket(addr string) (*net.UDPConn, error) {
 		return nil, err
 	}
 	return pc.(*net.UDPConn), nil
-}
-
-// encodings are the forms in which a secret may come to light.
-func encodings(secret string) map[string]string {
-	return map[string]string{
-		"plain": secret, "base64": base64.StdEncoding.EncodeToString([]byte(secret))[:len(secret)], "hex": hex.EncodeToString([]byte(secret)),
-		"percent": url.QueryEscape(secret), "bytes": strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
-	}
 }

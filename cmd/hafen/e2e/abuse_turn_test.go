@@ -5,7 +5,6 @@ import (
 	"crypto/md5"
 	"crypto/rand"
 	"crypto/sha1"
-	"encoding/base64"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -97,9 +96,7 @@ type turnClient struct {
 // restCredentials are time-limited ones of the region's secret.
 func restCredentials(who string) (username, password string) {
 	username = fmt.Sprintf("%d:%s", time.Now().Add(time.Hour).Unix(), who)
-	mac := hmac.New(sha1.New, []byte(relaySecret))
-	mac.Write([]byte(username))
-	return username, base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	return username, restPassword(relaySecret, username)
 }
 
 // read reads one message or ChannelData.

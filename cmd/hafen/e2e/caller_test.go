@@ -58,6 +58,7 @@ func (l *laboratory) newCaller(ctx context.Context, office *namespace, via, gate
 	if err != nil {
 		return nil, err
 	}
+	secrets.Add("a TURN password", password)
 	quiet := logging.NewDefaultLoggerFactory()
 	quiet.DefaultLogLevel = logging.LogLevelDisabled
 	server := hostPort(gateway, 443)

@@ -6,7 +6,7 @@ import (
 )
 
 // relaySecret is the TURN REST secret that the call service and its relays share. The gateway never has it.
-const relaySecret = "laboratory-relay-secret"
+var relaySecret = secrets.Make("the TURN secret of the cloud")
 
 // startCoturn runs Debian's coturn at addr: UDP and TCP 3478, UDP and TLS 443, time-limited credentials.
 func startCoturn(t testing.TB, ns *namespace, ca *authority, name, addr string) *process {

@@ -35,7 +35,10 @@ func frontAnswers(from *namespace, addr string) bool {
 	return code == http.StatusOK
 }
 
-func (g *gatewayAt) kill(t testing.TB) { must(t, unix.Kill(-g.proc.cmd.Process.Pid, unix.SIGKILL)) }
+func (g *gatewayAt) kill(t testing.TB) {
+	g.proc.look()
+	must(t, unix.Kill(-g.proc.cmd.Process.Pid, unix.SIGKILL))
+}
 
 // common gives both gateways the name that leads to the balancer or the virtual address.
 func common(cfg string) string { return cfg + "aliases: [" + gatewayName + "]\n" }

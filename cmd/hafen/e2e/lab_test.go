@@ -58,7 +58,7 @@ func testMain(m *testing.M) int {
 		return 0
 	}
 	if hafenBinary = os.Getenv(binaryVariable); hafenBinary != "" {
-		return m.Run()
+		return end(os.Stdout, m.Run())
 	}
 	dir, err := os.MkdirTemp("", "hafen-e2e")
 	if err != nil {
@@ -72,7 +72,7 @@ func testMain(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "e2e: build: %v\n%s", err, out)
 		return 1
 	}
-	return m.Run()
+	return end(os.Stdout, m.Run())
 }
 
 // missingTools names what the laboratory needs and this machine lacks; empty when it can stand.
@@ -166,7 +166,7 @@ run_dir: %s
 func (l *laboratory) startGateway(cfg string) {
 	l.t.Helper()
 	file := filepath.Join(l.dir, "hafen.yaml")
-	must(l.t, os.WriteFile(file, []byte(cfg), 0o644))
+	must(l.t, os.WriteFile(file, []byte(l.filled(cfg)), 0o644))
 	for _, d := range []string{"data", "run"} {
 		must(l.t, os.MkdirAll(filepath.Join(l.dir, d), 0o700))
 	}
@@ -238,6 +238,7 @@ func get(ns *namespace, address, host string, patience ...time.Duration) (body s
 	if err != nil {
 		return err.Error(), 0
 	}
+	searchAnswer(ns.t, req.URL.Path, string(b))
 	return string(b), res.StatusCode
 }
 

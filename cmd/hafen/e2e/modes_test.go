@@ -15,9 +15,10 @@ import (
 	"time"
 )
 
+// ownSecret is the TURN REST secret of the gateway itself, in the modes in which clients log in here.
+var ownSecret = secrets.Make("the gateway's TURN secret")
+
 const (
-	// ownSecret is the TURN REST secret of the gateway itself, in the modes in which clients log in here.
-	ownSecret = "laboratory-gateway-secret"
 	// relayAddr is the address of the DMZ that mode local relays from, and relayPorts are its ports.
 	relayAddr  = "10.10.0.3"
 	relayPorts = "50000-51999"
@@ -139,11 +140,7 @@ func (l *laboratory) mintedCall(t *testing.T) []*tab {
 	if n := l.metric("hafen_relay_allocations"); n < 2 {
 		t.Errorf("the gateway counts %v allocations, want 2 at least", n)
 	}
-	for what, text := range map[string]string{"log": l.gateway.out.String(), "metrics": l.metricsGet("/metrics"), "status": l.metricsGet("/api/v1/status")} {
-		if strings.Contains(text, relaySecret) || strings.Contains(text, ownSecret) {
-			t.Errorf("the gateway's %s shows a secret", what)
-		}
-	}
+	l.metricsGet("/api/v1/status") // it is searched for secrets
 	return []*tab{a, b}
 }
 
@@ -178,7 +175,7 @@ func (p *tab) relayedAddress() string {
 func restPassword(secret, username string) string {
 	mac := hmac.New(sha1.New, []byte(secret))
 	mac.Write([]byte(username))
-	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	return secrets.Add("a TURN password", base64.StdEncoding.EncodeToString(mac.Sum(nil)))
 }
 
 // How much TestTurnutilsModes sends. The real thing is make turnutils, and takes a quarter of an hour.

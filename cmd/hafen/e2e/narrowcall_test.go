@@ -181,6 +181,7 @@ func (n *narrowLab) end(t *testing.T, b *browser, url string) *tab {
 	t.Helper()
 	username, password, err := turn.GenerateLongTermTURNRESTCredentials(relaySecret, "tester", time.Hour)
 	must(t, err)
+	secrets.Add("a TURN password", password)
 	p := b.open(t, "https://"+callName+"/")
 	must(t, p.eval("(0, eval)("+quoteJS(narrowScript)+")", nil))
 	must(t, p.eval(fmt.Sprintf("narrow.start({urls: %q, username: %q, credential: %q})", url, username, password), nil))

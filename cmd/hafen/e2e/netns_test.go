@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 
 // namespace is one host of the laboratory, with names of its own in /etc/netns/NAME/hosts.
 type namespace struct {
+	t    testing.TB
 	name string // as ip netns knows it
 	addr string // its first address, without the prefix length
 	link string // the router's end of its line
@@ -45,7 +47,7 @@ func newNetwork(t testing.TB) *network {
 // namespace makes an empty namespace and removes it when the test ends.
 func (n *network) namespace(short string) *namespace {
 	n.t.Helper()
-	ns := &namespace{name: n.prefix + short}
+	ns := &namespace{t: n.t, name: n.prefix + short}
 	mustRun(n.t, "ip", "netns", "add", ns.name)
 	n.t.Cleanup(func() {
 		_ = exec.Command("ip", "netns", "del", ns.name).Run()
@@ -124,14 +126,19 @@ func (ns *namespace) run(t testing.TB, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := ns.command(ctx, name, args...).CombinedOutput()
+	if name == hafenBinary {
+		secrets.Search(t, "hafen "+args[0], string(out))
+	}
 	if err != nil {
 		t.Fatalf("%s: %s %s: %v\n%s", ns.name, name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }
 
-// process is a program that runs until the test ends; its output is shown when the test fails.
+// process is a program that runs until the test ends; its output is shown when the test fails. If it is ours, it is searched for secrets.
 type process struct {
+	t    testing.TB
+	name string
 	cmd  *exec.Cmd
 	out  *logBuffer
 	done chan struct{}
@@ -146,7 +153,7 @@ func (ns *namespace) start(t testing.TB, label, name string, args ...string) *pr
 
 func (ns *namespace) startEnv(t testing.TB, label string, env []string, name string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: ns.command(context.Background(), name, args...), out: &logBuffer{}, done: make(chan struct{})}
+	p := &process{t: t, name: label + " in " + ns.name, cmd: ns.command(context.Background(), name, args...), out: &logBuffer{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
@@ -165,6 +172,10 @@ func (ns *namespace) startEnv(t testing.TB, label string, env []string, name str
 	must(t, <-started)
 	t.Cleanup(func() {
 		p.stop()
+		if name == hafenBinary {
+			made(t, args[len(args)-1])
+			secrets.Search(t, "the output of "+p.name, p.out.String())
+		}
 		if t.Failed() {
 			t.Logf("--- %s (%s):\n%s", label, ns.name, p.out.tail(8000))
 		}
@@ -172,8 +183,20 @@ func (ns *namespace) startEnv(t testing.TB, label string, env []string, name str
 	return p
 }
 
+// look searches the command line and the environment of a program of ours, and of what it has started, if it runs.
+func (p *process) look() {
+	select {
+	case <-p.done:
+	default:
+		if slices.Contains(p.cmd.Args, hafenBinary) {
+			secrets.Process(p.t, p.name, p.cmd.Process.Pid)
+		}
+	}
+}
+
 // stop asks the program to end, and after five seconds makes it.
 func (p *process) stop() {
+	p.look()
 	_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
 	select {
 	case <-p.done:

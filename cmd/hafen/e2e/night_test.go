@@ -14,8 +14,9 @@ import (
 	"hafen/gateway/status"
 )
 
+var nightPassword = secrets.Make("the password of the status page")
+
 const (
-	nightPassword = "three in the morning"
 	// shownMost is how long a fault may take to be on the page that somebody looks at.
 	shownMost = 5 * time.Second
 	// nightCalls are the calls without browsers that go on beside the browsers' own.
@@ -67,8 +68,7 @@ type night struct {
 
 func newNight(t *testing.T) *night {
 	n := &night{t: t}
-	hash, err := status.HashPassword(nightPassword)
-	must(t, err)
+	hash := hashed(t, nightPassword)
 	sc := &scene{regions: []relay{frankfurt, london}}
 	sc.between = func(l *laboratory) {
 		n.squid = startSquid(t, l, sc.cloudNames())
@@ -205,10 +205,8 @@ func (n *night) shown(b breakdown, began time.Time) {
 // named runs the doctor beside the gateway.
 func (n *night) named(b breakdown) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
-	defer cancel()
-	out, _ := n.dmz.command(ctx, hafenBinary, "doctor", "--config", filepath.Join(n.dir, "hafen.yaml"), "--patience", "8s").CombinedOutput()
-	lines := strings.Split(string(out), "\n")
+	out, _ := ours(n.t, n.dmz, "doctor", "--config", filepath.Join(n.dir, "hafen.yaml"), "--patience", "8s")
+	lines := strings.Split(out, "\n")
 	for i, line := range lines[:len(lines)-1] {
 		bad := strings.HasPrefix(line, "FAIL") || strings.HasPrefix(line, "WARN")
 		if bad && strings.Contains(line, b.doctor) && strings.Contains(lines[i+1], "→") {

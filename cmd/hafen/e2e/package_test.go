@@ -65,6 +65,7 @@ func TestPackage(t *testing.T) {
 	step("upgraded under a call: handed over, the configuration is kept")
 	m.upgrades(l, ward, "rolled back", "--force-confdef", "--force-downgrade", "--install", deb)
 	step("rolled back under a call: handed over")
+	m.searched() // it is the second successor
 	m.elders(l)
 	step("the processes from before have ended by themselves")
 	m.crashes(l, ward)
@@ -76,6 +77,8 @@ func TestPackage(t *testing.T) {
 	if m.read("/etc/hafen/hafen.yaml") != before {
 		t.Error("the configuration is another one")
 	}
+
+	m.run("journalctl", "--no-pager", "-u", "hafen") // what the machine answers is searched for secrets
 
 	m.run("dpkg", "--remove", "hafen")
 	if got := m.try("systemctl", "is-active", "hafen"); got == "active" || m.try("sh", "-c", "command -v hafen") != "" || m.read("/etc/hafen/hafen.yaml") != before {
@@ -144,6 +147,7 @@ func (m *machine) run(args ...string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, err := m.command(ctx, args...).CombinedOutput()
+	secrets.Search(m.t, strings.Join(args, " "), string(out))
 	if err != nil {
 		m.t.Fatalf("%s: %v\n%s\n%s", strings.Join(args, " "), err, out, m.try("journalctl", "--no-pager", "-n", "50"))
 	}
@@ -155,6 +159,7 @@ func (m *machine) try(args ...string) string {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	out, _ := m.command(ctx, args...).Output()
+	secrets.Search(m.t, strings.Join(args, " "), string(out))
 	return strings.TrimSpace(string(out))
 }
 
@@ -204,6 +209,12 @@ func (m *machine) configure(l *laboratory) {
 		cfg = strings.ReplaceAll(cfg, from, to)
 	}
 	must(m.t, os.WriteFile(filepath.Join(m.root, "etc/hafen/hafen.yaml"), []byte(cfg), 0o640))
+}
+
+// searched has the machine tell the process's command line and environment: what it answers is searched for secrets.
+func (m *machine) searched() {
+	m.t.Helper()
+	m.run("cat", "/proc/"+m.mainPID()+"/cmdline", "/proc/"+m.mainPID()+"/environ")
 }
 
 // isConfined looks at the running process: its user, its one capability, its filter of system calls, what it may write; and has systemd

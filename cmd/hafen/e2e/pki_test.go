@@ -34,6 +34,7 @@ func newAuthority(t testing.TB, dir string) *authority {
 	must(t, err)
 	cert, err := x509.ParseCertificate(der)
 	must(t, err)
+	must(t, secrets.Key("the private key of the laboratory's root", key))
 	ca := &authority{dir: dir, cert: cert, key: key, file: filepath.Join(dir, "ca.pem")}
 	writePEM(t, ca.file, "CERTIFICATE", der, 0o644)
 	return ca
@@ -69,6 +70,7 @@ func (ca *authority) issueFor(t testing.TB, age, left time.Duration, names ...st
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	must(t, err)
 	certFile, keyFile = filepath.Join(ca.dir, names[0]+".crt"), filepath.Join(ca.dir, names[0]+".key")
+	must(t, secrets.Key("the private key for "+names[0], key))
 	writePEM(t, certFile, "CERTIFICATE", der, 0o644)
 	writePEM(t, keyFile, "PRIVATE KEY", keyDER, 0o600)
 	return certFile, keyFile

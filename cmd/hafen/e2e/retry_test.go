@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hafen/cmd/internal/canary"
 )
 
 // longScenario is a scenario that runs with -long only.
@@ -62,11 +64,12 @@ func tries(t *testing.T, most int, turn chan struct{}, run func(t *testing.T)) {
 		cmd := exec.Command(os.Args[0], args...)
 		cmd.Env = append(os.Environ(), scenarioChild+"="+t.Name(), binaryVariable+"="+hafenBinary)
 		out, err := cmd.CombinedOutput()
+		secrets.Join(out)
 		switch {
 		case err == nil:
 			t.Logf("%s", lastLines(string(out), 2000))
 			return
-		case try >= most:
+		case try >= most || canary.Leaked(out): // a secret that comes out now and then has come out
 			t.Fatalf("failed: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 20000))
 		}
 		t.Logf("RETRIED, the first try failed: %v\n%s\n%s", err, complaints(out), lastLines(string(out), 6000))

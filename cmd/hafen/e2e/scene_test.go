@@ -178,7 +178,7 @@ func (l *laboratory) bootGateway(cfg string, env ...string) {
 		l.gateway.stop()
 	}
 	file := filepath.Join(l.dir, "hafen.yaml")
-	must(l.t, os.WriteFile(file, []byte(cfg), 0o644))
+	must(l.t, os.WriteFile(file, []byte(l.filled(cfg)), 0o644))
 	for _, d := range []string{"data", "run"} {
 		must(l.t, os.MkdirAll(filepath.Join(l.dir, d), 0o700))
 	}

@@ -45,7 +45,7 @@ func callRewritten(t *testing.T) {
 			t.Errorf("signaling %q, media over %s to %s: want a WebSocket, and TLS to the gateway", s.Signaling, s.Pair.Local.RelayProtocol, s.Pair.Local.URL)
 		}
 	}
-	l.noSecrets(t)
+	l.noSecret(t)
 }
 
 // upstreamTap is a call server that keeps what it gets, byte for byte.
