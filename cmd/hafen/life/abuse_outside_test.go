@@ -82,15 +82,15 @@ func TestAbuse_G01(t *testing.T) {
 	w.startCloud()
 	w.addr, w.admin = freeAddr(t), freeAddr(t)
 	check := func() (string, int) {
-		out, err := exec.Command(program, "check", "--config", w.file()).CombinedOutput()
+		out, err := ours(t, program, "check", "--config", w.file())
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			return string(out), exit.ExitCode()
+			return out, exit.ExitCode()
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(out), 0
+		return out, 0
 	}
 	w.configure(nil)
 	if out, code := check(); code != 0 {

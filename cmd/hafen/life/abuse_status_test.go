@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"hafen/gateway/page"
-	"hafen/gateway/status"
 )
 
 // visitor is a browser without a login, from an address of its own.
@@ -48,6 +47,7 @@ func ask(t testing.TB, c *http.Client, method, path string, form url.Values, hea
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	searchAnswer(t, req.URL.Path, resp.Header, string(text))
 	return resp.StatusCode, string(text), resp.Header
 }
 
@@ -55,22 +55,10 @@ func credentials(name, password string) url.Values {
 	return url.Values{"name": {name}, "password": {password}}
 }
 
-// withUser has anna log in.
-func withUser(t *testing.T) func(string) string {
-	t.Helper()
-	hash, err := status.HashPassword(nightPassword)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(text string) string {
-		return text + fmt.Sprintf("admin: {users: [{name: anna, password_hash: %q}]}\n", hash)
-	}
-}
-
 // TestAbuse_F03: no default password, no empty one, and nobody can make himself the first user.
 func TestAbuse_F03(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
+	w := newWorld(t, func(text string) string { return text + "admin: {users: []}\n" })
 	c := w.visitor("127.0.0.1")
 	if code, body, _ := ask(t, c, "GET", "/status/", nil); code != http.StatusOK || !strings.Contains(body, "hafen passwd") {
 		t.Errorf("without users the page says %d %.200s", code, body)

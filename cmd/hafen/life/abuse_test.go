@@ -159,9 +159,9 @@ func TestAbuse_J11(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command(program, "serve", "--config", file).CombinedOutput()
+		out, err := ours(t, program, "serve", "--config", file)
 		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), key+": can't listen at") || !strings.Contains(string(out), "another program listens there already") {
+		if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(out, key+": can't listen at") || !strings.Contains(out, "another program listens there already") {
 			t.Errorf("%s: %v: %s", key, err, out)
 		}
 		if conn, err := net.DialTimeout("tcp", other, time.Second); err == nil {

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hafen/cmd/internal/canary"
 	"hafen/cmd/internal/cloud"
 )
 
@@ -46,7 +47,7 @@ func testMain(m *testing.M) int {
 	}
 	// Processes that are left behind by one they were started from come to us, not to process 1.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-	return m.Run()
+	return secrets.End(os.Stdout, m.Run(), canary.Whole())
 }
 
 const (
@@ -107,7 +108,7 @@ func (w *world) startCloud() {
 	loopback := []string{"127.0.0.1:0"}
 	var err error
 	w.cloud, err = cloud.New(cloud.Options{
-		Listen: "127.0.0.1:0", Secret: "a secret of the cloud", Hold: 10 * time.Minute,
+		Listen: "127.0.0.1:0", Secret: cloudSecret, Hold: 10 * time.Minute,
 		Regions: []cloud.RegionOptions{{Name: "near", UDP: loopback, TCP: loopback, PublicIP: netip.MustParseAddr("127.0.0.1")}},
 		Peers:   []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 	})
@@ -166,6 +167,7 @@ run_dir: %s
 	if change != nil {
 		text = change(text)
 	}
+	text = w.filled(text)
 	if err := os.WriteFile(w.file()+".new", []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
@@ -203,6 +205,7 @@ func (w *world) tryStart(wrap ...string) (refused string) {
 		return code == http.StatusOK || ended
 	})
 	if !ended {
+		w.look()
 		return ""
 	}
 	return cmp.Or(fmt.Sprint(w.cmd.Wait()), "it has ended") + ": " + w.log.String()[said:]
@@ -227,6 +230,7 @@ func (w *world) get(path string) (int, string) {
 	}
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
+	searchAnswer(w.t, path, resp.Header, string(body))
 	return resp.StatusCode, string(body)
 }
 
@@ -246,8 +250,7 @@ func (w *world) metric(name string) float64 {
 
 // command runs one of the program's commands against the running one.
 func (w *world) command(args ...string) (string, error) {
-	out, err := exec.Command(cmp.Or(w.program, program), append(args, "--run-dir", w.dir)...).CombinedOutput()
-	return string(out), err
+	return ours(w.t, cmp.Or(w.program, program), append(args, "--run-dir", w.dir)...)
 }
 
 // reload has the configuration read again.
@@ -267,6 +270,7 @@ func (w *world) upgrade() error {
 	if !w.takePID(out) {
 		return fmt.Errorf("%q", out)
 	}
+	w.look()
 	return nil
 }
 
@@ -284,8 +288,10 @@ func (w *world) signal(s syscall.Signal) {
 	_ = syscall.Kill(w.pid, s)
 }
 
-// end ends all of it, and waits for all processes that the first one has led to.
+// end ends all of it, waits for all processes that the first one has led to, and searches what they have said.
 func (w *world) end() {
+	w.look()
+	defer func() { secrets.Search(w.t, "the gateway's output", w.log.String()) }()
 	w.signal(syscall.SIGTERM)
 	time.AfterFunc(300*time.Millisecond, func() { w.signal(syscall.SIGTERM) }) // now
 	done := make(chan struct{})

@@ -13,7 +13,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -29,7 +28,6 @@ import (
 )
 
 const (
-	nightPassword = "three in the morning"
 	// faultBound is how long a fault may take to be on the page where the machine is busy; 5 s is what is meant, and what was measured
 	// is printed.
 	faultBound = 30 * time.Second
@@ -45,13 +43,10 @@ type night struct {
 // newNight starts it. extra is added to the configuration.
 func newNight(t *testing.T, change func(string) string, extra string) *night {
 	t.Helper()
-	hash, err := status.HashPassword(nightPassword)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admit := withUser(t)
 	n := &night{world: newWorld(t, func(text string) string {
-		text = strings.Replace(text, "hosts: [call.example.net]", "hosts: ["+callName+"]", 1) + extra
-		text += fmt.Sprintf("admin: {users: [{name: anna, password_hash: %q}]}\n", hash)
+		text = strings.NewReplacer("hosts: [call.example.net]", "hosts: ["+callName+"]", "level: warn", "level: debug").Replace(text) + extra
+		text = admit(text)
 		if change != nil {
 			text = change(text)
 		}
@@ -75,6 +70,9 @@ func (n *night) watch() {
 		n.t.Fatal(err)
 	}
 	_ = resp.Body.Close()
+	for _, c := range jar.Cookies(resp.Request.URL) {
+		secrets.Add("a cookie of the status page", c.Value)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page+"api/live", nil)
 	if err != nil {
@@ -85,7 +83,15 @@ func (n *night) watch() {
 		n.t.Fatalf("the page's stream: %v %v", stream, err)
 	}
 	var reader sync.WaitGroup
-	reader.Go(func() { _, _ = io.Copy(io.Discard, bufio.NewReader(stream.Body)) })
+	reader.Go(func() {
+		for in := bufio.NewReader(stream.Body); ; {
+			line, err := in.ReadString('\n')
+			secrets.Search(n.t, "the page's stream", line)
+			if err != nil {
+				return
+			}
+		}
+	})
 	n.t.Cleanup(func() { cancel(); reader.Wait(); _ = stream.Body.Close() })
 }
 
@@ -238,7 +244,7 @@ func TestEachFaultIsShown(t *testing.T) {
 	}
 	n.passes(stream(), "limit-near", "limits.allocations")
 	n.shows(stream(), "limit-reached", "limits.allocations")
-	if out, _ := exec.Command(program, "doctor", "--config", n.file(), "--patience", "3s").CombinedOutput(); !strings.Contains(string(out), "limits.allocations is reached") {
+	if out, _ := ours(t, program, "doctor", "--config", n.file(), "--patience", "3s"); !strings.Contains(out, "limits.allocations is reached") {
 		t.Errorf("doctor does not name the limit:\n%s", out)
 	}
 	if s, err := n.newStream("tls", peer); err == nil {
@@ -296,7 +302,7 @@ func TestDiskFaultsAreShown(t *testing.T) {
 func TestProxyFaultIsShown(t *testing.T) {
 	t.Parallel()
 	proxy := newCompanyProxy(t)
-	n := newNight(t, nil, fmt.Sprintf("egress: {proxy: \"http://%s\"}\n", proxy.ln.Addr()))
+	n := newNight(t, nil, fmt.Sprintf("egress: {proxy: \"http://gateway:%s@%s\"}\n", secrets.Make("the proxy's password"), proxy.ln.Addr()))
 	n.until("the proxy to be asked", faultBound, func() bool { return proxy.asked.Load() > 0 })
 	proxy.shut()
 	n.shows(time.Now(), "company-proxy", "does not let the gateway through")
@@ -334,7 +340,7 @@ func farRegion(t *testing.T) *cloud.Region {
 	t.Helper()
 	loopback := []string{"127.0.0.1:0"}
 	c, err := cloud.New(cloud.Options{
-		Listen: "127.0.0.1:0", Secret: "a secret of the cloud",
+		Listen: "127.0.0.1:0", Secret: cloudSecret,
 		Regions: []cloud.RegionOptions{{Name: "far", UDP: loopback, TCP: loopback, PublicIP: netip.MustParseAddr("127.0.0.1"), Delay: 30 * time.Millisecond}},
 	})
 	if err == nil {
@@ -428,11 +434,11 @@ func TestParentFaultIsShown(t *testing.T) {
 	company := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a server on loopback is asked") }))
 	t.Cleanup(company.Close)
 	n := newNight(t, func(text string) string {
-		return strings.Replace(text, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {parent: %q}", company.URL+"/company.pac"), 1)
+		return strings.Replace(text, "pac: {otherwise: DIRECT}", fmt.Sprintf("pac: {parent: %q}", company.URL+"/"+secrets.Make("the path of the parent's PAC file")+".pac"), 1)
 	}, "")
 	n.shows(time.Now(), "pac-parent", "loopback")
-	out, err := exec.Command(program, "doctor", "--config", n.file()).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "the company's own PAC file: ") || !strings.Contains(string(out), "loopback") {
+	out, err := ours(t, program, "doctor", "--config", n.file())
+	if err == nil || !strings.Contains(out, "the company's own PAC file: ") || !strings.Contains(out, "loopback") {
 		t.Errorf("doctor does not name it: %v\n%s", err, out)
 	}
 }

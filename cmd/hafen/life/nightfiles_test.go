@@ -57,6 +57,9 @@ func (f *nightFiles) issue(t *testing.T, life time.Duration) time.Time {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := secrets.Key("the private key for "+ownName, key); err != nil {
+		t.Fatal(err)
+	}
 	f.ends = time.Now().Add(life).Truncate(time.Second)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: ownName}, DNSNames: []string{ownName, callName},

@@ -63,6 +63,7 @@ func (w *world) begin(via string, conn net.Conn, peer netip.AddrPort) (*stream, 
 	}
 	_ = s.conn.SetDeadline(time.Now().Add(20 * time.Second))
 	username, password := w.cloud.Credentials("life")
+	secrets.Add("a TURN password", password)
 	if err := s.allocate(username, password, peer); err != nil {
 		_ = s.conn.Close()
 		return nil, fmt.Errorf("%s: %w", via, err)
