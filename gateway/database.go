@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -166,8 +165,7 @@ func (g *Gateway) dialDatabase(ctx context.Context, network, addr string) (net.C
 	if network == "unix" {
 		return (&net.Dialer{}).DialContext(ctx, network, addr)
 	}
-	return g.dialer().DialContext(ctx, network, addr, netpolicy.Scope{Private: append(houseNetworks(),
-		netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))})
+	return g.dialNeighbour(ctx, network, addr)
 }
 
 // sharedDB is the database, or nil.

@@ -40,7 +40,7 @@ func (g *Gateway) newGeneration(c *configs.Config, last *generation) (*generatio
 		next.certs = last.certs // orders and challenges under way go on
 		return next, nil
 	}
-	next.certs, err = certs.New(certs.Options{Config: c, HTTP01: len(c.Listen.HTTP) > 0, Database: g.sharedDB(), Log: g.log.With("area", "tls"), Now: g.opts.Now})
+	next.certs, err = certs.New(certs.Options{Config: c, HTTP01: len(c.Listen.HTTP) > 0, DialAuthority: g.dialAuthority, DialNameServer: g.dialNeighbour, Database: g.sharedDB(), Log: g.log.With("area", "tls"), Now: g.opts.Now})
 	return next, err
 }
 

@@ -122,6 +122,21 @@ func (g *Gateway) dialHouse(ctx context.Context, network, addr string) (net.Conn
 	return g.dialer().DialContext(ctx, network, addr, netpolicy.Scope{Private: houseNetworks()})
 }
 
+// dialNeighbour connects to a server of the house, or of this machine, that the configuration names.
+func (g *Gateway) dialNeighbour(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.dialer().DialContext(ctx, network, addr, neighbours())
+}
+
+// dialAuthority connects to the certificates' authority, which may be the house's own or anywhere: through the company proxy, where there is one.
+func (g *Gateway) dialAuthority(ctx context.Context, network, addr string) (net.Conn, error) {
+	return g.dialer().DialVia(ctx, network, addr, neighbours())
+}
+
+// neighbours are the house and this machine.
+func neighbours() netpolicy.Scope {
+	return netpolicy.Scope{Private: append(houseNetworks(), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"))}
+}
+
 // houseNetworks are where the house's own servers are.
 func houseNetworks() []netip.Prefix {
 	return []netip.Prefix{

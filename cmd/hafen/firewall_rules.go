@@ -336,10 +336,14 @@ func (m *sheetMaker) acme() {
 			port = uint16(p)
 		}
 	}
-	m.add(fwRule{
+	order := fwRule{
 		FromZone: zoneDMZ, From: m.cfg.Name, ToZone: zoneOutside, To: host, Protocol: "TCP", Ports: strconv.Itoa(int(port)), Application: "HTTPS (ACME)",
 		NAT: snatOK, Inspection: exempt, Why: "the certificate is ordered there", Without: "the certificate ends",
-	})
+	}
+	if proxy := m.look.proxied(host, port); proxy != "" {
+		order.FromZone, order.From = zoneHouse, "company proxy "+proxy
+	}
+	m.add(order)
 	challenge := "443"
 	if len(m.cfg.Listen.HTTP) > 0 {
 		challenge = "443 or 80"

@@ -103,6 +103,16 @@ func TestFirewallRules(t *testing.T) {
 			},
 			less: base[1:3],
 		},
+		"ACME through the company proxy": {
+			look:   fakeLookup{proxy: "proxy.hospital.example:3128"},
+			change: func(c *configs.Config) { c.TLS.Source = "acme" },
+			more: []string{
+				"gw.hospital.example → proxy.hospital.example TCP 3128", "company proxy proxy.hospital.example:3128 → call.example.net TCP 443",
+				"company proxy proxy.hospital.example:3128 → *.call.example.net TCP 443", "company proxy proxy.hospital.example:3128 → fra.example.net TCP 443",
+				"company proxy proxy.hospital.example:3128 → acme-v02.api.letsencrypt.org TCP 443", "the authority (public ones: any) → gw.hospital.example TCP 443",
+			},
+			less: base[1:3],
+		},
 		"another upstream": {
 			change: func(c *configs.Config) {
 				c.Signaling.Routes = []configs.Route{{Host: "calls.hospital.example", Path: "/", Upstream: "https://origin.example.net:8443", Service: "calls"}}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,7 +34,7 @@ type acmeSource struct {
 	store  *Store
 	cache  *certmagic.Cache
 	config *certmagic.Config
-	decoy  net.Listener
+	outlet *outlet
 	shared *shared       // nil: the certificates are this gateway's alone
 	looks  *rate.Limiter // bounds how often strangers make us look for a challenge in the database
 	wake   chan struct{} // a certificate has come: its life may set another pace
@@ -47,7 +46,7 @@ type acmeSource struct {
 // newACME reads what the source needs from files; the network is left for start.
 func newACME(s *Store) (*acmeSource, error) {
 	o := s.opts.Config.TLS.ACME
-	records, err := newDNS01(o.DNS)
+	records, err := newDNS01(o.DNS, s.opts.DialNameServer)
 	if err != nil {
 		return nil, err
 	}
@@ -60,14 +59,9 @@ func newACME(s *Store) (*acmeSource, error) {
 		return nil, err
 	}
 	a := &acmeSource{store: s, wake: make(chan struct{}, 1), problems: make(map[string]string), looks: rate.NewLimiter(5, 20)}
-	if a.decoy, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if a.outlet, err = newOutlet(s.opts.DialAuthority); err != nil {
 		return nil, fmt.Errorf("tls.source acme: %w", err)
 	}
-	s.wg.Add(1)
-	go func() {
-		defer s.wg.Done()
-		a.serveDecoy()
-	}()
 	a.configure(eab, roots, records)
 	return a, nil
 }
@@ -87,13 +81,13 @@ func (a *acmeSource) configure(eab *acme.EAB, roots *x509.CertPool, records *dns
 		OnEvent: a.onEvent,
 		Logger:  log,
 	})
-	host, port, _ := net.SplitHostPort(a.decoy.Addr().String())
+	host, port, _ := net.SplitHostPort(a.outlet.Addr().String())
 	issuer := certmagic.ACMEIssuer{
 		CA: o.Directory, Email: o.Email, Agreed: true, // whoever sets tls.source to acme has agreed
 		ExternalAccount: eab, TrustedRoots: roots,
 		DisableHTTPChallenge: !s.opts.HTTP01, DisableDistributedSolvers: a.shared == nil,
 		ListenHost: host, AltTLSALPNPort: atoi(port), AltHTTPPort: atoi(port),
-		HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }, // never from the environment
+		HTTPProxy: a.outlet.proxy, // and never from the environment
 		Logger:    log,
 	}
 	if records != nil { // then no other way is tried
@@ -110,22 +104,6 @@ func (a *acmeSource) storage() certmagic.Storage {
 	}
 	a.shared = newShared(a.store.opts.Database, dir)
 	return a.shared
-}
-
-// serveDecoy holds a port that certmagic is told to answer challenges on. certmagic can't be told not to listen, but it
-// is content to find the port taken: then it trusts whoever has it to ask GetCertificate, which is what the mux does.
-func (a *acmeSource) serveDecoy() {
-	for {
-		c, err := a.decoy.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			time.Sleep(time.Second) // too many open files; nobody waits for this port
-			continue
-		}
-		_ = c.Close()
-	}
 }
 
 func atoi(port string) (n int) {
@@ -339,5 +317,5 @@ func (a *acmeSource) close() error {
 	if a.shared != nil {
 		a.shared.close()
 	}
-	return a.decoy.Close()
+	return a.outlet.Close()
 }

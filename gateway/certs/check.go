@@ -21,7 +21,7 @@ func Check(c *configs.Config, now time.Time) error {
 		if _, err := externalAccount(o); err != nil {
 			return err
 		}
-		_, err := newDNS01(o.DNS)
+		_, err := newDNS01(o.DNS, nil)
 		return err
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"regexp"
 	"strings"
@@ -24,6 +25,7 @@ import (
 // nothing else: _acme-challenge.gw.hospital.example itself, delegated by NS records; or a zone elsewhere, to which
 // _acme-challenge.gw.hospital.example is a CNAME: then the record is at gw.hospital.example.ZONE.
 type dns01 struct {
+	dial               func(ctx context.Context, network, addr string) (net.Conn, error)
 	server, zone       string
 	key, secret, crypt string
 }
@@ -37,7 +39,7 @@ const (
 )
 
 // newDNS01 reads the key; the network is left for later. nil: DNS-01 is not asked for.
-func newDNS01(o configs.ACMEDNS) (*dns01, error) {
+func newDNS01(o configs.ACMEDNS, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (*dns01, error) {
 	if o == (configs.ACMEDNS{}) {
 		return nil, nil
 	}
@@ -52,7 +54,7 @@ func newDNS01(o configs.ACMEDNS) (*dns01, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.acme.dns.key_file: %s: %w", o.KeyFile, err)
 	}
-	return &dns01{server: o.Server, zone: dns.CanonicalName(o.Zone), key: dns.CanonicalName(o.KeyName), secret: secret, crypt: algorithm}, nil
+	return &dns01{dial: dial, server: o.Server, zone: dns.CanonicalName(o.Zone), key: dns.CanonicalName(o.KeyName), secret: secret, crypt: algorithm}, nil
 }
 
 var (
@@ -163,8 +165,15 @@ func rcodeText(code int) string {
 }
 
 func (d *dns01) exchange(ctx context.Context, m *dns.Msg) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
+	defer cancel()
+	conn, err := d.dial(ctx, "tcp", d.server)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
 	client := &dns.Client{Net: "tcp", Timeout: dnsTimeout, TsigSecret: map[string]string{d.key: d.secret}}
-	answer, _, err := client.ExchangeContext(ctx, m, d.server)
+	answer, _, err := client.ExchangeWithConnContext(ctx, m, &dns.Conn{Conn: conn})
 	if errors.Is(err, dns.ErrAuth) {
 		return nil, errors.New(rcodeText(dns.RcodeNotAuth))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -122,7 +123,7 @@ func TestDNS01SaysWhatIsWrong(t *testing.T) {
 		"nobody listens":        {configs.ACMEDNS{Server: "127.0.0.1:" + freePort(t), Zone: "hospital.example", KeyName: "hafen", KeyFile: keyFile}, "direct.hospital.example", "connection refused"},
 		"an unknown key's name": {configs.ACMEDNS{Server: server, Zone: "hospital.example", KeyName: "nobody", KeyFile: keyFile}, "direct.hospital.example", "DNS-01"},
 	} {
-		d, err := newDNS01(tc.dns)
+		d, err := newDNS01(tc.dns, (&net.Dialer{}).DialContext)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,15 +133,15 @@ func TestDNS01SaysWhatIsWrong(t *testing.T) {
 	}
 	for name, text := range map[string]string{"nothing": "\n", "no key": "hello", "short": "YWJj", "algorithm": strings.Replace(tsigKey, "sha256", "md5", 1)} {
 		file := write(t, t.TempDir(), "key", text, 0o600)
-		if _, err := newDNS01(configs.ACMEDNS{Server: server, Zone: "x", KeyName: "k", KeyFile: file}); err == nil || !strings.Contains(err.Error(), "tls.acme.dns.key_file") {
+		if _, err := newDNS01(configs.ACMEDNS{Server: server, Zone: "x", KeyName: "k", KeyFile: file}, nil); err == nil || !strings.Contains(err.Error(), "tls.acme.dns.key_file") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	open := write(t, t.TempDir(), "key", tsigKey, 0o644)
-	if _, err := newDNS01(configs.ACMEDNS{KeyFile: open}); err == nil || !strings.Contains(err.Error(), "chmod") {
+	if _, err := newDNS01(configs.ACMEDNS{KeyFile: open}, nil); err == nil || !strings.Contains(err.Error(), "chmod") {
 		t.Errorf("a key that everybody can read: %v", err)
 	}
-	if d, err := newDNS01(configs.ACMEDNS{}); d != nil || err != nil {
+	if d, err := newDNS01(configs.ACMEDNS{}, nil); d != nil || err != nil {
 		t.Errorf("not asked for: %v %v", d, err)
 	}
 }

@@ -61,6 +61,9 @@ func pebbleBinary(t *testing.T) string {
 // gateways with the same name, at two authorities, would answer each other's.
 var oneAuthority sync.Mutex
 
+// authorityName is a name of pebble's that no name server knows.
+const authorityName = "authority.nowhere.example"
+
 func startPebble(t *testing.T, o pebbleOptions) *pebble {
 	t.Helper()
 	oneAuthority.Lock()
@@ -69,6 +72,7 @@ func startPebble(t *testing.T, o pebbleOptions) *pebble {
 	var none *issuer
 	root := none.issue(t, authorityTemplate("Pebble's own"))
 	template := serverTemplate("localhost")
+	template.DNSNames = append(template.DNSNames, authorityName)
 	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
 	server := root.issue(t, template)
 	p := &pebble{

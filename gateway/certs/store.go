@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -44,6 +45,9 @@ type Options struct {
 	Addresses []netip.Addr
 	// HTTP01 says that HTTPChallenge is served on port 80, so that the authority may look there too.
 	HTTP01 bool
+	// DialAuthority connects to the authority of source acme, DialNameServer to the name server of its DNS-01: they resolve the name, judge
+	// the addresses and dial one. nil: as net does.
+	DialAuthority, DialNameServer func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Database is the PostgreSQL with Schema in it that keeps the certificates of source acme for several gateways. nil: files in data_dir.
 	Database *sql.DB
 
@@ -88,6 +92,11 @@ type Store struct {
 func New(o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, dial := range []*func(context.Context, string, string) (net.Conn, error){&o.DialAuthority, &o.DialNameServer} {
+		if *dial == nil {
+			*dial = (&net.Dialer{}).DialContext
+		}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
