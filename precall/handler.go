@@ -120,9 +120,16 @@ func (s *Server) gatewayHalf(r *http.Request, m Measurements) Gateway {
 	g := Gateway{Name: now.name, SelfSigned: now.selfSigned, PAC: now.pac, Load: s.opts.Load(), Seen: s.opts.Seen(r)}
 	g.Seen.Mapped = compare(s.opts.Client(r), m.Mapped)
 	var wg sync.WaitGroup
-	wg.Go(func() { g.Regions = s.opts.Regions(ctx) })
-	wg.Go(func() { g.CallServers = s.opts.CallServers(ctx) })
+	var defect any // beside, it would end the program; here it ends the request
+	wg.Go(func() {
+		defer func() { defect = recover() }()
+		g.Regions = s.opts.Regions(ctx)
+	})
+	g.CallServers = s.opts.CallServers(ctx)
 	wg.Wait()
+	if defect != nil {
+		panic(defect)
+	}
 	return g
 }
 
