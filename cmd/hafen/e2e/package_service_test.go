@@ -84,6 +84,7 @@ type knocking struct {
 	stop, done     chan struct{}
 	tried, refused atomic.Int64
 	slowest        time.Duration
+	why            []string // of what was refused
 }
 
 func startKnocking(from *namespace) *knocking {
@@ -98,8 +99,9 @@ func startKnocking(from *namespace) *knocking {
 			}
 			began := time.Now()
 			k.tried.Add(1)
-			if _, code := get(from, "https://"+gatewayAddr+"/", gatewayName, patience); code != http.StatusOK {
+			if body, code := get(from, "https://"+gatewayAddr+"/", gatewayName, patience); code != http.StatusOK {
 				k.refused.Add(1)
+				k.why = append(k.why, fmt.Sprintf("%d after %v: %.200s", code, time.Since(began), body))
 			}
 			k.slowest = max(k.slowest, time.Since(began))
 		}
@@ -113,7 +115,7 @@ func (k *knocking) end(t testing.TB, while string) {
 	<-k.done
 	t.Logf("%s: %d new connections, %d refused, the slowest answered after %v", while, k.tried.Load(), k.refused.Load(), k.slowest.Round(time.Millisecond))
 	if k.refused.Load() > 0 {
-		t.Errorf("%s: %d of %d new connections were refused", while, k.refused.Load(), k.tried.Load())
+		t.Errorf("%s: %d of %d new connections were refused: %s", while, k.refused.Load(), k.tried.Load(), strings.Join(k.why, "; "))
 	}
 }
 
