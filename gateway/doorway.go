@@ -32,7 +32,7 @@ func (drainingError) Status() string { return "err_limit" }
 
 // admit says whether an address is a client's, and whether new work is taken at all.
 func (g *Gateway) admit(a netip.Addr) error {
-	if g.isDraining() {
+	if g.isDraining() && !g.deaf.Load() {
 		return errDraining
 	}
 	switch {

@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 )
 
 // Drain stops taking new work and lets live sessions go on for at most wait: /readyz answers 503 from now on, new
-// connections are refused, and Drained is closed when the last session has ended or the time is over. It returns at once.
+// connections are refused, and Drained is closed when the last session has ended or the time is over. Without a session nobody is refused:
+// the sockets are closed, and what comes waits for the next process where systemd holds them. It returns at once.
 func (g *Gateway) Drain(wait time.Duration) {
 	g.drainOnce.Do(func() {
 		g.log.Info("draining", "sessions", g.live(), "wait", wait.String())
+		if g.idle() {
+			g.deaf.Store(g.closeSockets(g.reloads.mu.TryLock))
+		}
 		close(g.draining)
 		if !g.handover.isGone() {
 			notify("STOPPING=1\nSTATUS=Draining")
@@ -93,13 +98,36 @@ func (g *Gateway) stop(ctx context.Context) error {
 	}
 }
 
+// lastRequestTime is for what is under way when a drain has ended. A page takes some milliseconds.
+const lastRequestTime = 500 * time.Millisecond
+
+// lastRequests lets connections and requests that came before the drain's end be answered. Whoever was told to stop at once does not wait.
+func (g *Gateway) lastRequests() {
+	select {
+	case <-g.drained:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastRequestTime)
+	defer cancel()
+	for g.mux.Counts().Pending > 0 && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+	for _, s := range g.servers {
+		_ = s.Shutdown(ctx) // what does not end in time is closed
+	}
+}
+
 func (g *Gateway) closeParts() error {
 	g.watch.wg.Wait()
+	g.closeSockets(func() bool { g.reloads.mu.Lock(); return true }) // first: nobody is accepted who would not be served
+	g.lastRequests()
 	errs := []error{g.mux.Close()}
 	for _, s := range g.servers {
-		errs = append(errs, s.Close())
+		if err := s.Close(); !errors.Is(err, net.ErrClosed) { // its socket was
+			errs = append(errs, err)
+		}
 	}
-	g.closeSockets()
 	errs = append(errs, g.relay.Close(), g.signaling.Close(), g.forward.Close(), g.splicer.Close(), g.precall.Close(), g.runStore.Close(), g.status.Close(), g.certs().Close())
 	g.wg.Wait()
 	if g.database != nil {

@@ -109,6 +109,7 @@ type Gateway struct {
 	passing atomic.Int64 // SNI passthrough connections
 	wg      sync.WaitGroup
 
+	deaf                atomic.Bool // a drain found nobody and closed the sockets: whoever was accepted before is served
 	drainOnce, stopOnce sync.Once
 	draining, drained   chan struct{}
 	stopErr             error

@@ -245,9 +245,11 @@ func (g *Gateway) goServe(s *socket) {
 	})
 }
 
-// closeSockets lets go of everything that is listened on.
-func (g *Gateway) closeSockets() {
-	g.reloads.mu.Lock()
+// closeSockets lets go of everything that is listened on, if it gets the lock of reloads.
+func (g *Gateway) closeSockets(lock func() bool) (closed bool) {
+	if !lock() {
+		return false
+	}
 	defer g.reloads.mu.Unlock()
 	for _, s := range g.sockets {
 		s.close()
@@ -256,6 +258,7 @@ func (g *Gateway) closeSockets() {
 		s.close()
 	}
 	g.sockets = nil
+	return true
 }
 
 // http1 serves a listener on which plain HTTP alone is spoken.

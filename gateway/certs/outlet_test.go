@@ -89,7 +89,9 @@ func TestOutlet(t *testing.T) {
 		t.Errorf("the key is in %v", err)
 	}
 	stranger := func(u *url.Userinfo) func(*http.Request) (*url.URL, error) {
-		return func(*http.Request) (*url.URL, error) { return &url.URL{Scheme: "http", Host: o.Addr().String(), User: u}, nil }
+		return func(*http.Request) (*url.URL, error) {
+			return &url.URL{Scheme: "http", Host: o.Addr().String(), User: u}, nil
+		}
 	}
 	for name, proxy := range map[string]func(*http.Request) (*url.URL, error){
 		"no key": stranger(nil), "another key": stranger(url.UserPassword("acme", "AAAAAAAAAAAAAAAAAAAAAAAAAA")),

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -274,6 +276,84 @@ func TestServiceManager(t *testing.T) {
 	await("WATCHDOG=1")
 	w.signal(syscall.SIGTERM)
 	await("STOPPING=1")
+}
+
+// TestRestartsUnderKnocks: where systemd holds the socket, `systemctl restart` of a gateway without calls refuses nobody: what is under way is
+// answered, and what comes meanwhile waits for the next process.
+func TestRestartsUnderKnocks(t *testing.T) {
+	w := &world{t: t, dir: t.TempDir(), log: &output{}}
+	w.startCloud()
+	w.addr, w.admin = freeAddr(t), freeAddr(t)
+	w.configure(nil)
+	ln, err := net.Listen("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+	defer func() { _ = file.Close() }()
+	w.inherit = []*os.File{file}
+	activated := []string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh"}
+	w.start(activated...)
+	t.Cleanup(w.end)
+	stop := make(chan struct{})
+	var knockers sync.WaitGroup
+	var answered, refused atomic.Int64
+	for range 4 {
+		knockers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(3 * time.Millisecond):
+				}
+				if err := w.knock(); err != nil {
+					refused.Add(1)
+					t.Error(err)
+				} else {
+					answered.Add(1)
+				}
+			}
+		})
+	}
+	const restarts = 10
+	for range restarts {
+		time.Sleep(200 * time.Millisecond)
+		w.signal(syscall.SIGTERM)
+		if err := w.cmd.Wait(); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		w.start(activated...)
+	}
+	close(stop)
+	knockers.Wait()
+	t.Logf("%d restarts, %d connections answered, %d refused", restarts, answered.Load(), refused.Load())
+}
+
+// knock asks for a page on a connection of its own.
+func (w *world) knock() error {
+	conn, err := w.dial(ownName)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", ownName); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 // TestActivation: a socket that systemd has bound is taken, and what has come to it before the start is served.
