@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
@@ -82,7 +83,8 @@ func TestFloods(t *testing.T) {
 		if i == 0 {
 			quiet = line
 		}
-		fmt.Printf("%v, p95 %+.1f ms (%+.1f there and back)\n", line, float64(line.p95-quiet.p95)/1e6, float64(line.trip-quiet.trip)/1e6)
+		fmt.Printf("%v, p95 %+.1f ms (%+.1f there and back); pages and tunnels p95 %.1f ms, %.1f times\n", line, float64(line.p95-quiet.p95)/1e6, float64(line.trip-quiet.trip)/1e6,
+			float64(line.page)/1e6, float64(line.page)/float64(quiet.page))
 		if line.lost*1000 > line.sent {
 			t.Errorf("%s: the call lost %d of %d packets", f.name, line.lost, line.sent)
 		}
@@ -100,6 +102,7 @@ type besideFlood struct {
 	sent, lost int
 	p50, p95   time.Duration // of the delay, one way
 	trip       time.Duration // the 95th percentile of the way there and back
+	page       time.Duration // the 95th percentile of pages and tunnels beside (E-09)
 	memory     float64
 	processor  float64
 }
@@ -115,7 +118,7 @@ func (a *abuse) beside(t *testing.T, number int) besideFlood {
 	f := pourings[number]
 	self, err := os.Executable()
 	must(t, err)
-	call := a.startCall(t)
+	call, readers := a.startCall(t), a.startReading(t)
 	before, began := a.load(), time.Now()
 	process := a.inside.startEnv(t, f.name, []string{binaryVariable + "=" + hafenBinary}, "nice", "-n", "19", self,
 		"-test.run", "^TestPour$", "-test.v", "-pour", fmt.Sprint(number))
@@ -138,6 +141,7 @@ func (a *abuse) beside(t *testing.T, number int) besideFlood {
 		t.Fatal(err)
 	}
 	line := besideFlood{name: f.name, attempts: attempts, took: time.Since(began), memory: most, processor: a.load().processor - before.processor}
+	line.page = percentile(readers.end(t), 95)
 	call.stop()
 	<-call.done
 	if call.back == 0 {
@@ -146,6 +150,67 @@ func (a *abuse) beside(t *testing.T, number int) besideFlood {
 	line.sent, line.lost = call.sent, call.sent-call.back
 	line.p50, line.p95, line.trip = percentile(call.delays, 50), percentile(call.delays, 95), percentile(call.trips, 95)
 	return line
+}
+
+// reading is somebody beside a flood who asks for pages and for tunnels, each on a connection of its own.
+type reading struct {
+	stop, done chan struct{}
+	took       []time.Duration
+	failed     []string
+}
+
+func (a *abuse) startReading(t *testing.T) *reading {
+	r := &reading{stop: make(chan struct{}), done: make(chan struct{})}
+	tunnel := "CONNECT good." + passSuffix + ":443 HTTP/1.1\r\nHost: good." + passSuffix + ":443\r\n\r\n"
+	page := "GET /livez HTTP/1.1\r\nHost: " + gatewayName + "\r\nConnection: close\r\n\r\n"
+	go func() {
+		defer close(r.done)
+		for i := 0; ; i++ {
+			select {
+			case <-r.stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			began := time.Now()
+			if said, err := a.askOnce([]string{page, tunnel}[i%2]); err != nil || code(said) != "200" {
+				r.failed = append(r.failed, fmt.Sprintf("%.60q %v", said, err))
+			}
+			r.took = append(r.took, time.Since(began))
+		}
+	}()
+	return r
+}
+
+// askOnce says something on a new TLS connection and returns what comes first.
+func (a *abuse) askOnce(request string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	raw, err := a.inside.dial(ctx, "tcp", gatewayAddr+":443")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = raw.Close() }()
+	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
+	conn := tls.Client(raw, &tls.Config{ServerName: gatewayName, InsecureSkipVerify: true})
+	if _, err := io.WriteString(conn, request); err != nil {
+		return "", err
+	}
+	buf := make([]byte, 2048)
+	n, err := conn.Read(buf)
+	if n > 0 {
+		err = nil
+	}
+	return string(buf[:n]), err
+}
+
+func (r *reading) end(t *testing.T) []time.Duration {
+	t.Helper()
+	close(r.stop)
+	<-r.done
+	if len(r.failed) > 0 || len(r.took) < 20 {
+		t.Errorf("%d of %d pages and tunnels failed: %v", len(r.failed), len(r.took), r.failed)
+	}
+	return r.took
 }
 
 // dialFrom connects from one of the office's addresses that the call does not use.
