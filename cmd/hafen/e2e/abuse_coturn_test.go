@@ -9,7 +9,7 @@ import (
 // TestAbuse_NegativeControl runs the tables of TestAbuse_Relay against Debian's coturn with 127/8 and 169.254/16 denied. It grants
 // what it should not; a suite that found nothing wrong there would test nothing.
 func TestAbuse_NegativeControl(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := layAbuse(t)
 	a.net.six(a.dmz, 1)
 	const port = 3490

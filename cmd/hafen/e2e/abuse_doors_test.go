@@ -20,7 +20,7 @@ import (
 // TestAbuse_Doors: what is not for everybody opens for nobody else: clients outside the client networks (B-21), names that are none
 // (C-14), pages behind the login (F-01, F-02), metrics and profiles (F-14).
 func TestAbuse_Doors(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	hash := hashOf(t, "correct horse battery")
 	a := newAbuse(t, func(cfg string) string {
 		return cfg + "admin: {users: [{name: admin, password_hash: \"" + hash + "\"}]}\n"
@@ -230,7 +230,7 @@ func (a *abuse) reports(t *testing.T) {
 // TestAbuse_G03 puts a secret into each place that the other laboratories leave empty, makes the program talk about it, refuse it, and die
 // of a fault. What it says is searched here as everywhere.
 func TestAbuse_G03(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := layAbuse(t)
 	password := secrets.Make("the password of the status page")
 	inFile := func(name, format string) string {
@@ -347,7 +347,7 @@ func between(s, from, to string) string {
 // TestAbuse_J01: SIGTERM refuses what is new and lets go on what runs; a second one ends at once. J-11 and D-15: what can't
 // start says why in one sentence.
 func TestAbuse_J01(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	conn := a.tls(t, a.inside, gatewayName)
 	c := newTURN(conn, false)

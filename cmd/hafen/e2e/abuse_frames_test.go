@@ -16,7 +16,7 @@ import (
 // TestAbuse_Frames sends what is no STUN, almost STUN, and STUN in pieces, over every way to the relay, and what is
 // nothing at all to the port itself (E-01 to E-08). Afterwards the program runs, does not spin, and holds what it held before.
 func TestAbuse_Frames(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	base := a.load()
 	together(t, func(run func(string, func(*testing.T))) {

@@ -80,7 +80,7 @@ func (u *rawUpstream) Write(p []byte) (int, error) {
 // TestAbuse_Smuggling sends heads that two servers understand differently (C-01 to C-07, C-11, C-15). A call server sees one request
 // at the most for each, and never one that was smuggled in a body.
 func TestAbuse_Smuggling(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	const name = "raw." + sigSuffix
 	a.dns.set(name, "10.20.0.3")

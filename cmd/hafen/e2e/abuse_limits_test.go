@@ -19,7 +19,7 @@ import (
 
 // TestAbuse_Limits floods the gateway beside a call that is under way, which must not notice.
 func TestAbuse_Limits(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t, func(cfg string) string {
 		return cfg + "limits: {connections_per_client: 300, pending_per_client: 100, allocations_per_client: 20}\n"
 	})
@@ -408,7 +408,7 @@ func (a *abuse) amplification(t *testing.T) {
 
 // TestAbuse_TestRelay tries what the credentials of the precall test open: the two ends of one run, and nothing else.
 func TestAbuse_TestRelay(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	username, password := a.testCredentials(t)
 	ends := func(n int, username, password string) []*turnClient {

@@ -91,7 +91,7 @@ func (a *abuse) tryAll(t testing.TB, e entrance, hosts []string) {
 // TestAbuse_B06 makes the gateway dial names that resolve to where it must not go, by every entrance there is: no
 // canary is hit. B-01 and B-07 are among it: addresses themselves, and names that change their mind.
 func TestAbuse_B06(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t, func(cfg string) string { // regions that resolve inside: what probes dial
 		var b strings.Builder
 		for i, text := range forbiddenAddresses {
@@ -151,7 +151,7 @@ func (a *abuse) noCanary(t testing.TB) {
 
 // TestAbuse_Targets is what a CONNECT may name, and how (B-03 to B-05, B-10 to B-16, B-18).
 func TestAbuse_Targets(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	hello := clientHello(t, "good."+passSuffix)
 	connect := func(target string) string { return "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n" }

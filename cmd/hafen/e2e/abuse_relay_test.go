@@ -193,7 +193,7 @@ func (r *relayAbuse) refused(why string) float64 {
 }
 
 func TestAbuse_Relay(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	r := newRelayAbuse(t, "")
 	base := r.load()
 	together(t, func(func(string, func(*testing.T))) {

@@ -14,7 +14,7 @@ import (
 // TestAbuse_TLS: what is spoken on 443 before anything else, tried with handshakes that no browser makes. D-06 has no case: nothing
 // here takes client certificates. D-13 and D-14 are TestAbuse_D13, D-15 is in J-11.
 func TestAbuse_TLS(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t)
 	t.Run("D-01", a.oldVersions)
 	t.Run("D-02", a.weakSuites)

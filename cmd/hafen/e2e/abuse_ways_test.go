@@ -17,7 +17,7 @@ import (
 // TestAbuse_Ways is what goes wrong on the two ways to a call server behind the gateway's back: DNS, the call server itself, and clients that
 // do not behave once they are connected.
 func TestAbuse_Ways(t *testing.T) {
-	takeTurn(t, benches)
+	t.Parallel()
 	a := newAbuse(t, func(cfg string) string {
 		return cfg + "signaling: {routes: [{host: \"*." + sigSuffix + "\"}, {host: " + callName + "}, {host: " + iceName + ", rewrite_ice_servers: [/**]}]}\n"
 	})

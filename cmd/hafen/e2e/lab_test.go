@@ -72,9 +72,6 @@ func testMain(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "e2e: build: %v\n%s", err, out)
 		return 1
 	}
-	if !matrixOnly() {
-		_ = flag.Set("test.parallel", "100") // the queues bound what runs at once
-	}
 	return end(os.Stdout, m.Run())
 }
 

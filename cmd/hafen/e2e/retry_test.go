@@ -33,13 +33,14 @@ func scenario(t *testing.T, run func(t *testing.T)) {
 	tries(t, 2, browsers, run)
 }
 
-// scenarioWithout is scenario without browsers.
+// scenarioWithout is scenario without browsers: it waits for none.
 func scenarioWithout(t *testing.T, run func(t *testing.T)) {
 	t.Helper()
-	tries(t, 2, benches, run)
+	tries(t, 2, nil, run)
 }
 
-// tries runs a test in a process of its own, so often until it passes. The flags of this package go along. It waits for its turn in a queue.
+// tries runs a test in a process of its own, so often until it passes. The flags of this package go along. It waits for its turn in a queue,
+// if there is one.
 func tries(t *testing.T, most int, turn chan struct{}, run func(t *testing.T)) {
 	t.Helper()
 	if os.Getenv(scenarioChild) == t.Name() {
@@ -47,7 +48,11 @@ func tries(t *testing.T, most int, turn chan struct{}, run func(t *testing.T)) {
 		return
 	}
 	if !matrixOnly() { // its groups have two browsers each already, and four are more than this machine can carry without lying about the line
-		takeTurn(t, turn)
+		t.Parallel()
+	}
+	if turn != nil {
+		turn <- struct{}{}
+		defer func() { <-turn }()
 	}
 	for try := 1; ; try++ {
 		args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=" + scenarioTimeout().String(), "-test.parallel=2"}
@@ -89,16 +94,8 @@ func complaints(out []byte) string {
 	return string(bytes.Join(complaint.FindAll(out, 20), []byte("\n")))
 }
 
-// What runs at once: scenarios with browsers, of which each has two Chromiums, and the machine two cores; and what has none.
-var browsers, benches = make(chan struct{}, 2), make(chan struct{}, 3)
-
-// takeTurn lets a test run beside others, when it is its turn. Go's own bound (-parallel) counts those too that wait for a turn: see
-// testMain.
-func takeTurn(t *testing.T, turn chan struct{}) {
-	t.Parallel()
-	turn <- struct{}{}
-	t.Cleanup(func() { <-turn })
-}
+// browsers bounds how many scenarios run at once: each has two Chromiums, and the machine two cores.
+var browsers = make(chan struct{}, 2)
 
 // lastLines is the end of a text.
 func lastLines(s string, n int) string {

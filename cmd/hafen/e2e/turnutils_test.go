@@ -9,7 +9,6 @@ var lostPackets = regexp.MustCompile(`Total lost packets (\d+)`)
 
 // TestTurnutils drives the bridge with coturn's own load client over each transport: nothing may be lost.
 func TestTurnutils(t *testing.T) {
-	takeTurn(t, benches)
 	l := newLaboratory(t)
 	ward := l.office("ward", map[string]string{gatewayName: gatewayAddr}, onlyGateway, "ip daddr "+gatewayAddr+" udp dport 443")
 	for _, tc := range []struct {
