@@ -341,8 +341,9 @@ func (w *world) sql(text string) string {
 // stop ends the program and waits for that.
 func (w *world) stop() {
 	w.t.Helper()
-	w.signal(syscall.SIGTERM)
-	now := time.AfterFunc(300*time.Millisecond, func() { w.signal(syscall.SIGTERM) })
+	pid := w.cmd.Process.Pid // not w.pid, which is the next one's when this timer is late
+	_ = syscall.Kill(pid, syscall.SIGTERM)
+	now := time.AfterFunc(300*time.Millisecond, func() { _ = syscall.Kill(pid, syscall.SIGTERM) })
 	defer now.Stop()
 	_ = w.cmd.Wait()
 }

@@ -195,7 +195,9 @@ func (w *world) tryStart(wrap ...string) (refused string) {
 	if err := w.cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
+	w.mu.Lock()
 	w.pid = w.cmd.Process.Pid
+	w.mu.Unlock()
 	ended := false
 	w.until("the gateway to be ready", 30*time.Second, func() bool {
 		var info unix.Siginfo
