@@ -14,8 +14,10 @@ import (
 func (g *Gateway) Drain(wait time.Duration) {
 	g.drainOnce.Do(func() {
 		g.log.Info("draining", "sessions", g.live(), "wait", wait.String())
-		if g.idle() {
-			g.deaf.Store(g.closeSockets(g.reloads.mu.TryLock))
+		if g.idle() && g.reloads.mu.TryLock() { // a reload that is under way is not waited for
+			g.closeSockets()
+			g.reloads.mu.Unlock()
+			g.deaf.Store(true)
 		}
 		close(g.draining)
 		if !g.handover.isGone() {
@@ -120,7 +122,9 @@ func (g *Gateway) lastRequests() {
 
 func (g *Gateway) closeParts() error {
 	g.watch.wg.Wait()
-	g.closeSockets(func() bool { g.reloads.mu.Lock(); return true }) // first: nobody is accepted who would not be served
+	g.reloads.mu.Lock()
+	g.closeSockets() // first: nobody is accepted who would not be served
+	g.reloads.mu.Unlock()
 	g.lastRequests()
 	errs := []error{g.mux.Close()}
 	for _, s := range g.servers {

@@ -245,12 +245,8 @@ func (g *Gateway) goServe(s *socket) {
 	})
 }
 
-// closeSockets lets go of everything that is listened on, if it gets the lock of reloads.
-func (g *Gateway) closeSockets(lock func() bool) (closed bool) {
-	if !lock() {
-		return false
-	}
-	defer g.reloads.mu.Unlock()
+// closeSockets lets go of everything that is listened on. The caller has the lock of reloads.
+func (g *Gateway) closeSockets() {
 	for _, s := range g.sockets {
 		s.close()
 	}
@@ -258,7 +254,6 @@ func (g *Gateway) closeSockets(lock func() bool) (closed bool) {
 		s.close()
 	}
 	g.sockets = nil
-	return true
 }
 
 // http1 serves a listener on which plain HTTP alone is spoken.

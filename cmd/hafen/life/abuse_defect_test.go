@@ -22,10 +22,7 @@ func TestAbuse_J12(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-tags", "fault", "-o", faulty, "hafen/cmd/hafen").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	w := &world{t: t, dir: t.TempDir(), log: &output{}, program: faulty}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
-	w.configure(func(text string) string { return text + "limits: {allocations_per_client: 12}\n" })
+	w := layWorld(t, faulty, func(text string) string { return text + "limits: {allocations_per_client: 12}\n" })
 	w.start()
 	t.Cleanup(w.end)
 	w.echo = echoPeer(w)

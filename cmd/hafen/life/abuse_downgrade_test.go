@@ -87,10 +87,7 @@ func TestAbuse_J14Previous(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mine := filepath.Join(t.TempDir(), "hafen")
 			copyFile(t, program, mine)
-			w := &world{t: t, dir: t.TempDir(), log: &output{}, program: mine}
-			w.startCloud()
-			w.addr, w.admin = freeAddr(t), freeAddr(t)
-			w.configure(nil)
+			w := layWorld(t, mine, nil)
 			w.start()
 			t.Cleanup(w.end)
 			authority, runs := w.authority(), []keptRun{w.mustKeep(), w.mustKeep()}

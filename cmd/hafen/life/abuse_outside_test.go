@@ -78,9 +78,7 @@ func TestAbuse_A44_A45(t *testing.T) {
 
 // TestAbuse_G01: hafen check names each mistake by its key, and says what to write; it does so for all of them, and with exit code 1.
 func TestAbuse_G01(t *testing.T) {
-	w := &world{t: t, dir: t.TempDir(), log: &output{}}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
+	w := layWorld(t, program, nil)
 	check := func() (string, int) {
 		out, err := ours(t, program, "check", "--config", w.file())
 		var exit *exec.ExitError
@@ -92,7 +90,6 @@ func TestAbuse_G01(t *testing.T) {
 		}
 		return out, 0
 	}
-	w.configure(nil)
 	if out, code := check(); code != 0 {
 		t.Fatalf("a configuration without a mistake: exit code %d\n%s", code, out)
 	}

@@ -177,10 +177,7 @@ func TestAbuse_J11(t *testing.T) {
 func TestAbuse_J02Follow(t *testing.T) {
 	mine := filepath.Join(t.TempDir(), "hafen")
 	copyFile(t, program, mine)
-	w := &world{t: t, dir: t.TempDir(), log: &output{}, program: mine}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
-	w.configure(nil)
+	w := layWorld(t, mine, nil)
 	w.start()
 	t.Cleanup(w.end)
 	if out, err := w.command("reload", "--follow"); err != nil || strings.TrimSpace(out) != "reloaded" {
@@ -281,22 +278,8 @@ func TestServiceManager(t *testing.T) {
 // TestRestartsUnderKnocks: where systemd holds the socket, `systemctl restart` of a gateway without calls refuses nobody: what is under way is
 // answered, and what comes meanwhile waits for the next process.
 func TestRestartsUnderKnocks(t *testing.T) {
-	w := &world{t: t, dir: t.TempDir(), log: &output{}}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
-	w.configure(nil)
-	ln, err := net.Listen("tcp", w.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = ln.Close()
-	defer func() { _ = file.Close() }()
-	w.inherit = []*os.File{file}
-	activated := []string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh"}
+	w := layWorld(t, program, nil)
+	activated := w.bindSocket()
 	w.start(activated...)
 	t.Cleanup(w.end)
 	stop := make(chan struct{})
@@ -358,29 +341,15 @@ func (w *world) knock() error {
 
 // TestActivation: a socket that systemd has bound is taken, and what has come to it before the start is served.
 func TestActivation(t *testing.T) {
-	w := &world{t: t, dir: t.TempDir(), log: &output{}}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
-	w.configure(nil)
-	ln, err := net.Listen("tcp", w.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := layWorld(t, program, nil)
+	activated := w.bindSocket()
 	early, err := net.Dial("tcp", w.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer early.Close()
-	_ = ln.Close()
-	w.inherit = []*os.File{file}
-	// systemd says whose the sockets are by the process's number, which is known only to the process itself.
-	w.start("sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh")
+	w.start(activated...)
 	t.Cleanup(w.end)
-	_ = file.Close()
 	fmt.Fprintf(early, "GET /livez HTTP/1.1\r\nHost: %s\r\n\r\n", ownName)
 	_ = early.SetReadDeadline(time.Now().Add(10 * time.Second))
 	resp, err := http.ReadResponse(bufio.NewReader(early), nil)

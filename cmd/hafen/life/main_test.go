@@ -65,7 +65,7 @@ type world struct {
 	log   *output
 	echo  netip.AddrPort // a peer that sends back what comes, where a test has one
 
-	program string     // under test; "": the one that TestMain has built
+	program string     // under test
 	inherit []*os.File // what the first process finds open, from 3 on
 
 	mu  sync.Mutex
@@ -94,13 +94,38 @@ func (o *output) String() string {
 // newWorld starts it. change edits the configuration; wrap, if any, is a command that the program is run by.
 func newWorld(t testing.TB, change func(string) string, wrap ...string) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), log: &output{}}
-	w.startCloud()
-	w.addr, w.admin = freeAddr(t), freeAddr(t)
-	w.configure(change)
+	w := layWorld(t, program, change)
 	w.start(wrap...)
 	t.Cleanup(w.end)
 	return w
+}
+
+// layWorld stands up all but the program, which is binary.
+func layWorld(t testing.TB, binary string, change func(string) string) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), log: &output{}, program: binary}
+	w.startCloud()
+	w.addr, w.admin = freeAddr(t), freeAddr(t)
+	w.configure(change)
+	return w
+}
+
+// bindSocket binds the one port as systemd does, and returns the command that the program is run by then: systemd says whose the
+// sockets are by the process's number, which is known only to the process itself.
+func (w *world) bindSocket() (wrap []string) {
+	w.t.Helper()
+	ln, err := net.Listen("tcp", w.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	file, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { _ = file.Close() })
+	w.inherit = []*os.File{file}
+	return []string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"`, "sh"}
 }
 
 func (w *world) startCloud() {
@@ -187,7 +212,7 @@ func (w *world) start(wrap ...string) {
 // tryStart does the same, and returns what the program says where it ends instead.
 func (w *world) tryStart(wrap ...string) (refused string) {
 	w.t.Helper()
-	args := append(append([]string{}, wrap...), cmp.Or(w.program, program), "serve", "--config", w.file())
+	args := append(append([]string{}, wrap...), w.program, "serve", "--config", w.file())
 	w.cmd = exec.Command(args[0], args[1:]...)
 	w.cmd.Stdout, w.cmd.Stderr, w.cmd.ExtraFiles = w.log, w.log, w.inherit
 	w.cmd.WaitDelay = 100 * time.Millisecond
@@ -252,7 +277,7 @@ func (w *world) metric(name string) float64 {
 
 // command runs one of the program's commands against the running one.
 func (w *world) command(args ...string) (string, error) {
-	return ours(w.t, cmp.Or(w.program, program), append(args, "--run-dir", w.dir)...)
+	return ours(w.t, w.program, append(args, "--run-dir", w.dir)...)
 }
 
 // reload has the configuration read again.
