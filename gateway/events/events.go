@@ -39,6 +39,14 @@ type Condition struct {
 	Since time.Time `json:"-"`
 }
 
+// identity tells conditions apart. One that becomes critical is another: who was told that a disk is nearly full wants to hear that it is full.
+type identity struct {
+	id       string
+	critical bool
+}
+
+func (c Condition) identity() identity { return identity{c.ID, c.Critical} }
+
 // Touched is who notices.
 type Touched struct {
 	Sites []string
@@ -86,7 +94,7 @@ type Notifier struct {
 	ways   atomic.Pointer[Ways]
 
 	mu        sync.Mutex
-	seen      map[string]*sighting
+	seen      map[identity]*sighting
 	incidents []*Incident // oldest first
 	serial    int
 }
@@ -121,7 +129,7 @@ func New(o Options) *Notifier {
 	if o.Pause == 0 {
 		o.Pause = firstPause
 	}
-	n := &Notifier{opts: o, log: o.Log, seen: make(map[string]*sighting)}
+	n := &Notifier{opts: o, log: o.Log, seen: make(map[identity]*sighting)}
 	n.outbox.wake = make(chan struct{}, 1)
 	n.Use(o.Ways)
 	return n
@@ -138,10 +146,13 @@ func (n *Notifier) Observe(conditions []Condition, touched Touched) {
 	var fresh []Condition // what no incident has yet
 	ripe := false
 	for _, c := range conditions {
-		s := n.seen[c.ID]
+		s := n.seen[c.identity()]
 		if s == nil {
 			s = &sighting{first: now}
-			n.seen[c.ID] = s
+			n.seen[c.identity()] = s
+		}
+		if milder := n.seen[identity{c.ID, false}]; milder != nil {
+			milder.last = now // what has become worse is not over
 		}
 		s.last = now
 		c.Since = s.first
@@ -179,8 +190,8 @@ func (n *Notifier) open(now time.Time, conditions []Condition, touched Touched) 
 		n.incidents = n.incidents[max(0, len(n.incidents)-maxIncidents):]
 	}
 	for _, c := range conditions {
-		n.seen[c.ID].incident = in
-		if !slices.ContainsFunc(in.Conditions, func(has Condition) bool { return has.ID == c.ID }) {
+		n.seen[c.identity()].incident = in
+		if !slices.ContainsFunc(in.Conditions, func(has Condition) bool { return has.identity() == c.identity() }) {
 			in.Conditions = append(in.Conditions, c)
 		}
 	}
@@ -194,10 +205,10 @@ func (n *Notifier) open(now time.Time, conditions []Condition, touched Touched) 
 // settle forgets what is gone, and ends incidents of which nothing is left.
 func (n *Notifier) settle(now time.Time) {
 	lasting := make(map[*Incident]bool)
-	for id, s := range n.seen {
+	for what, s := range n.seen {
 		gone := now.Sub(s.last)
 		if s.incident == nil && gone >= forget || gone >= quiet {
-			delete(n.seen, id)
+			delete(n.seen, what)
 			continue
 		}
 		lasting[s.incident] = true

@@ -46,6 +46,8 @@ func newClock() *clock { return &clock{now: time.Date(2026, 11, 1, 8, 0, 0, 0, t
 var (
 	region = Condition{ID: "region-down:calls/lon", Kind: "region-down", Cause: "lon of calls can't be reached; calls go through fra.", Todo: "open UDP 3478 to lon", Works: "Calls go on.", Manual: "alerts.md#region-down"}
 	server = Condition{ID: "call-server-down:a", Kind: "call-server-down", Critical: true, Cause: "The gateway does not get through to a.", Todo: "Let it.", Works: "Running calls."}
+	disk   = Condition{ID: "disk", Kind: "disk", Cause: "The disk of data_dir is nearly full: 299 MiB are free.", Todo: "Make room."}
+	full   = Condition{ID: "disk", Kind: "disk", Critical: true, Cause: "The disk of data_dir is full: 29 MiB are free.", Todo: "Make room."}
 	other  = Condition{ID: "region-down:calls/ams", Kind: "region-down", Cause: "ams of calls can't be reached."}
 )
 
@@ -70,6 +72,17 @@ func TestIncidents(t *testing.T) {
 			n.watch(c, 30*time.Second)
 			n.watch(c, time.Hour, region)
 		}, []string{"region-down"}},
+		"it becomes critical": {func(n *Notifier, c *clock) {
+			n.watch(c, 20*time.Second, disk)
+			n.watch(c, 20*time.Second, full)
+			n.watch(c, 2*time.Minute, disk)
+			n.watch(c, 2*time.Minute)
+		}, []string{"disk!", "disk critical!"}},
+		"it is critical for a while": {func(n *Notifier, c *clock) {
+			n.watch(c, 20*time.Second, disk)
+			n.watch(c, 5*time.Minute, full)
+			n.watch(c, 20*time.Second, disk)
+		}, []string{"disk", "disk critical"}},
 		"it comes back later": {func(n *Notifier, c *clock) {
 			n.watch(c, 20*time.Second, region)
 			n.watch(c, 2*time.Minute)
@@ -99,6 +112,9 @@ func TestIncidents(t *testing.T) {
 			var got []string
 			for _, in := range n.Incidents() {
 				kind := in.Conditions[0].Kind
+				if kind == disk.Kind && in.Conditions[0].Critical {
+					kind += " critical"
+				}
 				if !in.Ended.IsZero() {
 					kind += "!"
 				}
