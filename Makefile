@@ -102,6 +102,9 @@ narrow-call: deps ## Chromium's calls over TURN/TLS through 600 kbit/s, shaped a
 longpoll: deps ## long-polls of three minutes, in real time, on every way through the gateway (root)
 	HAFEN_E2E_LONGPOLL=1 $(GO) test -count=1 -timeout 20m -v -run '^TestEveryWay$$' ./cmd/hafen/e2e
 
+calls: deps ## the ways of making a call for which make test has no time: each relay mode, through the PAC, with a password, on IPv6, on every rung, rewritten, over a narrow path (root)
+	$(GO) test -count=1 -timeout 20m -v -run '^(TestCallOnANarrowPath|TestCallTerminate|TestCallLocal|TestTURNThroughPAC|TestCallWithPassword|TestCallRewritten|TestCloudIPv6|TestOfficeIPv6|TestLadder)$$' ./cmd/hafen/e2e -calls
+
 long: deps ## what takes minutes: wobbling distances, six parties, Firefox in every mode and through the PAC, what media is made of, the way back up the ladder, a night of faults (root)
 	$(GO) test -count=1 -timeout 40m -v -run '^(TestNearestMoves|TestSixParties|TestFirefoxModes|TestFirefoxPrecall|TestFirefoxThroughPAC|TestMediaCannotBeRead|TestRegionCutTerminate|TestLadderBack|TestNight|TestAbuse_J04)$$' ./cmd/hafen/e2e -long -wobble 10m
 

@@ -174,7 +174,7 @@ func (a *abuse) expensiveLogins(t *testing.T) {
 			body := "name=admin&password=" + password
 			_, _ = fmt.Fprintf(conn, "POST /status/login HTTP/1.1\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 				gatewayName, len(body), body)
-			b, _ := answers(conn, 10*time.Second)
+			b, _ := answers(conn, time.Minute)
 			c := code(string(b))
 			if len(password) > 128 && c != "413" && len(b) > 0 || len(password) <= 128 && c != "401" && c != "429" && c != "503" {
 				t.Errorf("a password of %d bytes: %q", len(password), statusLine(string(b)))
@@ -182,7 +182,7 @@ func (a *abuse) expensiveLogins(t *testing.T) {
 		})
 	}
 	began := time.Now()
-	if a.metricsGet("/livez") == "" || time.Since(began) > 2*time.Second {
+	if a.metricsGet("/livez") == "" || time.Since(began) > 10*time.Second {
 		t.Errorf("/livez took %v meanwhile", time.Since(began))
 	}
 	wg.Wait()

@@ -146,6 +146,7 @@ func everyWay() map[string]wayThere {
 // TestEveryWay is the matrix of what call servers do: through CONNECT in TLS and in plain HTTP, past the gateway by SNI, and through a route.
 // All at once, for most of it is waiting.
 func TestEveryWay(t *testing.T) {
+	t.Parallel()
 	l := newLaboratory(t, func(cfg string) string {
 		cfg = strings.Replace(cfg, "{https: /healthz}", "{call_servers: ["+callName+"], https: /healthz, websocket: /echo, longpoll: \"/hold?s=10\"}", 1)
 		return strings.Replace(cfg, plainName+"]", plainName+", "+shopName+", "+routedShopName+"]", 1) +

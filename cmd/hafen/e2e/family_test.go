@@ -39,12 +39,12 @@ const gatewayAddr6 = "fd00:10::2"
 
 // TestOfficeIPv6 is an office with IPv6 only and a cloud with IPv4 only; the gateway has both.
 func TestOfficeIPv6(t *testing.T) {
-	scenario(t, func(t *testing.T) { familyCall(t, false) })
+	callScenario(t, func(t *testing.T) { familyCall(t, false) })
 }
 
 // TestCloudIPv6 is the reverse.
 func TestCloudIPv6(t *testing.T) {
-	scenario(t, func(t *testing.T) { familyCall(t, true) })
+	callScenario(t, func(t *testing.T) { familyCall(t, true) })
 }
 
 func familyCall(t *testing.T, cloud6 bool) {

@@ -26,7 +26,7 @@ func (l *laboratory) companyFirewall(t testing.TB, closed ...string) {
 const newCallMost = 5 * time.Second
 
 // TestLadder closes one rung after the other. The first and the last call are two browsers', those between have no browser.
-func TestLadder(t *testing.T) { scenario(t, everyRung) }
+func TestLadder(t *testing.T) { callScenario(t, everyRung) }
 
 func everyRung(t *testing.T) {
 	sc := &scene{regions: []relay{frankfurt, london}}

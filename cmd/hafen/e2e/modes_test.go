@@ -76,7 +76,7 @@ func (l *laboratory) askedAtURL(cfg string) string {
 
 // TestCallTerminate: nothing is open but TCP 443 to the gateway, which logs clients in with credentials of its own and holds the
 // allocations at the cloud's relays itself.
-func TestCallTerminate(t *testing.T) { scenario(t, callTerminate) }
+func TestCallTerminate(t *testing.T) { callScenario(t, callTerminate) }
 
 func callTerminate(t *testing.T) {
 	l := modesLaboratory(t)
@@ -90,7 +90,7 @@ func callTerminate(t *testing.T) {
 
 // TestCallLocal: as above, but the gateway relays from an address of its own, and the media of two of its clients touches no
 // relay port: it is handed over within the process.
-func TestCallLocal(t *testing.T) { scenario(t, callLocal) }
+func TestCallLocal(t *testing.T) { callScenario(t, callLocal) }
 
 func callLocal(t *testing.T) {
 	l := modesLaboratory(t)
@@ -202,6 +202,7 @@ var loading sync.Mutex
 // TestTurnutilsModes drives each mode with coturn's own load client over each transport: nothing may be lost, and what clients held
 // is given back: allocations are none, goroutines as many as before.
 func TestTurnutilsModes(t *testing.T) {
+	t.Parallel()
 	modes := []string{"terminate", "local"}
 	if *loadClients > aFew { // TestTurnutils has a few for the bridge
 		modes = append(modes, "bridge")

@@ -14,6 +14,7 @@ import (
 // A call over a path that carries a third of it stays audible. This is the small form of what the program cmd/internal/bench/relay prints
 // with "-part narrow"; its bounds are loose, since the machine may be busy. Without the queue audio is seconds late and a fifth of it lost.
 func TestCallOnANarrowPath(t *testing.T) {
+	onlyWithCalls(t)
 	system, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
 	if err != nil {
 		t.Fatal(err)

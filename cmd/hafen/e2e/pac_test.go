@@ -31,7 +31,7 @@ var (
 
 // TestTURNThroughPAC: a call service that knows nothing of the gateway, browsers that know nothing but its PAC file,
 // and TURN over TCP. The gateway bridges it: towards the cloud it is UDP.
-func TestTURNThroughPAC(t *testing.T) { scenario(t, turnThroughPAC) }
+func TestTURNThroughPAC(t *testing.T) { callScenario(t, turnThroughPAC) }
 
 func turnThroughPAC(t *testing.T) {
 	l := newLaboratory(t)
@@ -114,7 +114,7 @@ func (l *laboratory) countRelayPackets(t testing.TB) func(kind string) float64 {
 
 // TestCallWithPassword: CONNECT asks for a password, and the rest of the web goes as the company's own PAC file says. The
 // page is loaded with the password; the WebSocket and TURN use what the browser then has.
-func TestCallWithPassword(t *testing.T) { scenario(t, callWithPassword) }
+func TestCallWithPassword(t *testing.T) { callScenario(t, callWithPassword) }
 
 func callWithPassword(t *testing.T) {
 	password := secrets.Make("the ward's password")

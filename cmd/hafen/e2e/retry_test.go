@@ -22,6 +22,22 @@ func longScenario(t *testing.T, run func(t *testing.T)) {
 	scenario(t, run)
 }
 
+var calls = flag.Bool("calls", false, "the calls that make test leaves to make calls")
+
+// callScenario is a scenario that runs with -calls only: one more way of making a call, for which make test has no time.
+func callScenario(t *testing.T, run func(t *testing.T)) {
+	t.Helper()
+	onlyWithCalls(t)
+	scenario(t, run)
+}
+
+func onlyWithCalls(t *testing.T) {
+	t.Helper()
+	if !*calls && os.Getenv(scenarioChild) == "" {
+		t.Skip("a further way of making a call: run with -calls, or make calls")
+	}
+}
+
 // scenarioChild is set in the process that runs a scenario for scenario's parent.
 const scenarioChild = "HAFEN_E2E_SCENARIO"
 

@@ -28,7 +28,7 @@ func (l *laboratory) withRoute(t testing.TB, host, route string) {
 
 // TestCallRewritten: the call service knows nothing of the gateway and lists only its own relays, which cannot be reached: nothing is open but
 // TCP 443 to the gateway, which puts itself into the service's answer.
-func TestCallRewritten(t *testing.T) { scenario(t, callRewritten) }
+func TestCallRewritten(t *testing.T) { callScenario(t, callRewritten) }
 
 func callRewritten(t *testing.T) {
 	l := newLaboratory(t)
