@@ -12,15 +12,10 @@ func (g *Gateway) shown(a netip.Addr) string {
 	if g.config().Log.FullAddresses {
 		return a.String()
 	}
-	bits := 24
-	if a.Is6() {
-		bits = 48
+	if p := netpolicy.Network(a); p.IsValid() {
+		return p.String()
 	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return ""
-	}
-	return p.String()
+	return ""
 }
 
 // observe writes the one line for each connection's end.

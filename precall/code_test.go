@@ -26,14 +26,6 @@ func TestCanonicalCode(t *testing.T) {
 	}
 }
 
-func TestShorten(t *testing.T) {
-	for in, want := range map[string]string{"10.2.3.4": "10.2.3.0/24", "::ffff:10.2.3.4": "10.2.3.0/24", "2001:db8:1:2:3::4": "2001:db8:1::/48", "fe80::1%eth0": "fe80::/48"} {
-		if got := shorten(netip.MustParseAddr(in)).String(); got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestRateLimit(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l := newRateLimit(1, 3, 1000, func() time.Time { return now })

@@ -3,6 +3,8 @@ package precall
 import (
 	"net/netip"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // Gateway is the gateway's half of a run: what it measured itself while the page did, and what it saw of the client.
@@ -124,7 +126,7 @@ func compare(https netip.Addr, mapped string) Mapping {
 	switch {
 	case err != nil || !https.IsValid() || a.Unmap().Is4() != https.Unmap().Is4():
 		return "" // one of each family says nothing
-	case client(a) == client(https):
+	case netpolicy.Client(a) == netpolicy.Client(https):
 		return MappedSame
 	}
 	return MappedDifferent

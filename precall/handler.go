@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"hafen/gateway/netpolicy"
 	"hafen/gateway/page"
 )
 
@@ -67,7 +68,7 @@ func (s *Server) serveReport(w http.ResponseWriter, r *http.Request) {
 	g := s.gatewayHalf(r, m)
 	m.Mapped = "" // it was compared
 	g.ClockAhead = time.Duration((m.Clock - float64(now.UnixMilli())) * float64(time.Millisecond))
-	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Site: s.opts.SiteName(from), Network: shorten(from), Lang: lang, Measurements: m, Gateway: g}
+	rec := Record{ID: newID(), Time: now.UTC().Truncate(time.Second), Site: s.opts.SiteName(from), Network: netpolicy.Network(from), Lang: lang, Measurements: m, Gateway: g}
 	rec.Result = Analyse(m, g, s.settings.Load().thresholds)
 	if r.URL.Query().Get("keep") == "0" { // no consent: judged, told, forgotten
 		rec.ID = ""

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"hafen/gateway/netpolicy"
 	"hafen/gateway/page"
 )
 
@@ -131,7 +132,7 @@ func (r *runs) change(id string, of netip.Addr, f func(*pageRun)) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	run := r.all[id]
-	if run == nil || client(run.client) != client(of) {
+	if run == nil || netpolicy.Client(run.client) != netpolicy.Client(of) {
 		return false
 	}
 	f(run)

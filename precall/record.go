@@ -80,17 +80,6 @@ func unpack(data []byte) (r Record, err error) {
 	return r, nil
 }
 
-// shorten keeps as much of an address as tells which network it was.
-func shorten(a netip.Addr) netip.Prefix {
-	a = a.Unmap()
-	bits := 24
-	if a.Is6() {
-		bits = 48
-	}
-	p, _ := a.Prefix(bits) // the zero Prefix for no address
-	return p
-}
-
 // report writes a run out in a language.
 func (r Record) report(texts *page.Texts, lang string) Report {
 	out := Report{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"hafen/gateway/netpolicy"
 	"hafen/gateway/page"
 )
 
@@ -58,7 +59,7 @@ type held struct {
 }
 
 type heldName struct {
-	client netip.Addr
+	client netip.Prefix
 	name   string
 }
 
@@ -75,7 +76,7 @@ func (h *held) again(of netip.Addr, name string, now time.Time) (time.Duration, 
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	key := heldName{client(of), name}
+	key := heldName{netpolicy.Client(of), name}
 	if began, known := h.began[key]; known {
 		return now.Sub(began), true
 	}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 const (
@@ -43,7 +45,7 @@ func (a *arrivals) turn(client netip.Addr, hold int, now int64) (time.Duration, 
 	each := int64(time.Second) / int64(max(hold/arrivalShare, slowestArrivals))
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	due := &a.due[maphash.Comparable(a.seed, clientNetwork(client))%arrivalSlots]
+	due := &a.due[maphash.Comparable(a.seed, netpolicy.Client(client))%arrivalSlots]
 	next := max(*due, now) + each
 	wait := max(next-int64(hold)*each-now, 0)
 	if wait > int64(longestArrival) {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pion/stun/v2"
+
+	"hafen/gateway/netpolicy"
 )
 
 // What a UDP source that has not proved that it receives may be answered: anybody can put another's address into a datagram, and an
@@ -58,22 +60,22 @@ func newBudget() *budget {
 func (b *budget) know(client netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.verified[clientNetwork(client)]++
+	b.verified[netpolicy.Client(client)]++
 }
 
 func (b *budget) forget(client netip.Addr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	countDown(b.verified, clientNetwork(client))
+	countDown(b.verified, netpolicy.Client(client))
 }
 
 // shares is how often a client has the budget. The caller has the lock.
 func (b *budget) shares(client netip.Addr) int {
-	return min(1+b.verified[clientNetwork(client)], maxBudgetShares)
+	return min(1+b.verified[netpolicy.Client(client)], maxBudgetShares)
 }
 
 func (b *budget) slot(client netip.Addr, now time.Time) *budgetSlot {
-	s := &b.slots[maphash.Comparable(b.seed, clientNetwork(client))%budgetSlots]
+	s := &b.slots[maphash.Comparable(b.seed, netpolicy.Client(client))%budgetSlots]
 	span := uint32(now.UnixNano() / int64(budgetSpan))
 	if back := span - s.span; back >= 3 {
 		*s = budgetSlot{}

@@ -11,6 +11,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"hafen/gateway/defect"
+	"hafen/gateway/netpolicy"
 )
 
 // What an allocation may ask for and gets (RFC 8656 section 7.2).
@@ -155,7 +156,7 @@ func (e *engine) close() {
 func (e *engine) reserve(name string, quota int, client netip.Addr) *turnError {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	network, limits := clientNetwork(client), e.limits.Load()
+	network, limits := netpolicy.Client(client), e.limits.Load()
 	switch {
 	case e.closed || e.ctx.Err() != nil:
 		return &turnError{code: codeInsufficientCapacity, why: "the gateway is closing"}
@@ -177,24 +178,13 @@ func (e *engine) release(name string, client netip.Addr) {
 	defer e.mu.Unlock()
 	e.held--
 	countDown(e.perUser, name)
-	countDown(e.perClient, clientNetwork(client))
+	countDown(e.perClient, netpolicy.Client(client))
 }
 
 func countDown[K comparable](counts map[K]int, key K) {
 	if counts[key]--; counts[key] <= 0 {
 		delete(counts, key)
 	}
-}
-
-// clientNetwork is what limits per client count by: an IPv4 address or a /64.
-func clientNetwork(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits) // fails for the zero Addr only, and then all of those count as one
-	return p
 }
 
 // keep takes an allocation whose place was reserved into the table; false: the engine has closed meanwhile.

@@ -17,6 +17,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"hafen/gateway/defect"
+	"hafen/gateway/netpolicy"
 )
 
 const (
@@ -709,13 +710,8 @@ func (s *Server) shown(a netip.Addr) string {
 	if s.config().Log.FullAddresses || a.IsLoopback() {
 		return a.String()
 	}
-	bits := 24
-	if a.Is6() {
-		bits = 48
+	if p := netpolicy.Network(a); p.IsValid() {
+		return p.String()
 	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return "unknown"
-	}
-	return p.String()
+	return "unknown"
 }

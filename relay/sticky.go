@@ -3,6 +3,8 @@ package relay
 import (
 	"net/netip"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // refused tells that this region answered 401 or 441 to a client's signed Allocate. If the client had asked for another
@@ -23,20 +25,14 @@ func (u *uplink) refused(c Client) {
 	r.say()
 }
 
-// stickyClient is a client that must get one region. A client is an IPv4 address or a /64.
+// stickyClient is a client that must get one region.
 type stickyClient struct {
 	client netip.Prefix
 	region *region
 }
 
 func stickyKey(asked *region, client netip.Addr) stickyClient {
-	client = client.Unmap().WithZone("")
-	size := 32
-	if client.Is6() {
-		size = 64
-	}
-	prefix, _ := client.Prefix(size) // of an invalid address: the zero prefix, which isSticky never finds
-	return stickyClient{prefix, asked}
+	return stickyClient{netpolicy.Client(client), asked} // of an invalid address the zero prefix, which isSticky never finds
 }
 
 func (s *callService) isSticky(now time.Time, asked *region, client netip.Addr) bool {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"hafen/gateway/netpolicy"
 )
 
 // maxUnverified bounds the five-tuples on the way to an allocation: each holds a socket towards a region.
@@ -32,7 +34,7 @@ func newStrangers(perClient int) *strangers {
 func (s *strangers) welcome(c *packetClient) (ousted *packetClient, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.perClient > 0 && s.each[clientNetwork(c.tuple.client.Addr())] >= s.perClient {
+	if s.perClient > 0 && s.each[netpolicy.Client(c.tuple.client.Addr())] >= s.perClient {
 		return nil, false
 	}
 	if len(s.queue) >= maxUnverified {
@@ -44,13 +46,13 @@ func (s *strangers) welcome(c *packetClient) (ousted *packetClient, ok bool) {
 		s.take(i)
 	}
 	s.queue = append(s.queue, c)
-	s.each[clientNetwork(c.tuple.client.Addr())]++
+	s.each[netpolicy.Client(c.tuple.client.Addr())]++
 	return ousted, true
 }
 
 // take removes the i-th. The caller has the lock.
 func (s *strangers) take(i int) {
-	countDown(s.each, clientNetwork(s.queue[i].tuple.client.Addr()))
+	countDown(s.each, netpolicy.Client(s.queue[i].tuple.client.Addr()))
 	s.queue = slices.Delete(s.queue, i, i+1)
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"hafen/configs"
+	"hafen/gateway/netpolicy"
 )
 
 // table is every session, and how many allocations each client holds.
@@ -58,7 +59,7 @@ func (t *table) allocated() int { return int(t.live.Load()) }
 
 // reserve takes a place for one allocation of a client. A bound of 0 is none.
 func (t *table) reserve(client netip.Addr) *turnError {
-	network := clientNetwork(client)
+	network := netpolicy.Client(client)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
@@ -74,7 +75,7 @@ func (t *table) reserve(client netip.Addr) *turnError {
 
 // release gives a reserved place back.
 func (t *table) release(client netip.Addr) {
-	network := clientNetwork(client)
+	network := netpolicy.Client(client)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken--

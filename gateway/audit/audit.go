@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // Record is one line. Fields that don't apply are empty.
@@ -132,15 +134,7 @@ func (l *Log) Shown(a netip.Addr) string {
 	if l.opts.FullAddresses {
 		return a.String()
 	}
-	bits := 24
-	if a.Is6() {
-		bits = 48
-	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return ""
-	}
-	return p.String()
+	return netpolicy.Network(a).String()
 }
 
 // State tells whether records are kept, why they can't be written now, and how many were lost.

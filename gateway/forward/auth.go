@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"hafen/configs"
+	"hafen/gateway/netpolicy"
 )
 
 // Bounds of Basic authentication (RFC 7617). A password's hash takes some 100 ms and 64 MiB on purpose, and a browser
@@ -49,7 +50,7 @@ type authenticator struct {
 	mu    sync.Mutex
 	right map[[32]byte]time.Time // until
 	wrong map[[32]byte]time.Time
-	tries map[netip.Addr]tries // wrong passwords by client
+	tries map[netip.Prefix]tries // wrong passwords by client
 	swept time.Time
 }
 
@@ -62,7 +63,7 @@ type tries struct {
 func newAuthenticator(verify func(hash, password string) bool) *authenticator {
 	a := &authenticator{
 		verify: verify, now: time.Now, slots: make(chan struct{}, hashesAtOnce), queue: make(chan struct{}, hashesWaiting),
-		right: make(map[[32]byte]time.Time), wrong: make(map[[32]byte]time.Time), tries: make(map[netip.Addr]tries),
+		right: make(map[[32]byte]time.Time), wrong: make(map[[32]byte]time.Time), tries: make(map[netip.Prefix]tries),
 	}
 	_, _ = rand.Read(a.key[:]) // never fails: crypto/rand
 	return a
@@ -210,7 +211,7 @@ func (a *authenticator) remember(id [32]byte, right bool, client netip.Addr) {
 	if len(a.wrong) < wrongMost {
 		a.wrong[id] = now.Add(wrongFor)
 	}
-	a.countTry(clientKey(client), now)
+	a.countTry(netpolicy.Client(client), now)
 }
 
 // sweep forgets what is over, every now and then.
@@ -222,10 +223,10 @@ func (a *authenticator) sweep(now time.Time) {
 	over := func(_ [32]byte, until time.Time) bool { return !now.Before(until) }
 	maps.DeleteFunc(a.right, over)
 	maps.DeleteFunc(a.wrong, over)
-	maps.DeleteFunc(a.tries, func(_ netip.Addr, t tries) bool { return !now.Before(t.until) })
+	maps.DeleteFunc(a.tries, func(_ netip.Prefix, t tries) bool { return !now.Before(t.until) })
 }
 
-func (a *authenticator) countTry(key netip.Addr, now time.Time) {
+func (a *authenticator) countTry(key netip.Prefix, now time.Time) {
 	switch t, ok := a.tries[key]; {
 	case ok && now.Before(t.until):
 		a.tries[key] = tries{t.n + 1, t.until}
@@ -237,6 +238,6 @@ func (a *authenticator) countTry(key netip.Addr, now time.Time) {
 func (a *authenticator) tooManyTries(client netip.Addr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	t, ok := a.tries[clientKey(client)]
+	t, ok := a.tries[netpolicy.Client(client)]
 	return ok && t.n >= triesMost && a.now().Before(t.until)
 }

@@ -587,16 +587,6 @@ func TestAbuse_B20(t *testing.T) {
 	}
 }
 
-func TestClientKey(t *testing.T) {
-	a, b, c := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2:3:4:5"), netip.MustParseAddr("2001:db8:0:1::1")
-	if clientKey(a) != clientKey(b) || clientKey(a) == clientKey(c) {
-		t.Error("a client is a /64")
-	}
-	if clientKey(netip.MustParseAddr("10.0.0.1")) == clientKey(netip.MustParseAddr("10.0.0.2")) {
-		t.Error("a client is an IPv4 address")
-	}
-}
-
 // TestAbuse_B23: a target that breaks off inside the TLS handshake, at each of some bytes.
 func TestAbuse_B23(t *testing.T) {
 	r := newRig(t, nil)

@@ -119,7 +119,7 @@ type Proxy struct {
 	mu      sync.Mutex
 	closed  bool
 	tunnels map[*tunnel]struct{}
-	clients map[netip.Addr]int // tunnels by client: an IPv4 address or a /64
+	clients map[netip.Prefix]int // tunnels by netpolicy.Client
 }
 
 // New makes a proxy.
@@ -135,7 +135,7 @@ func New(o Options) (*Proxy, error) {
 	o.FirstBytesTimeout = orDefault(o.FirstBytesTimeout, 10*time.Second)
 	p := &Proxy{
 		opts: o, log: o.Log, metrics: newMetrics(o.Registry), auth: newAuthenticator(o.Verify),
-		tunnels: make(map[*tunnel]struct{}), clients: make(map[netip.Addr]int),
+		tunnels: make(map[*tunnel]struct{}), clients: make(map[netip.Prefix]int),
 	}
 	p.buffers.New = func() any { return new([burstSize]byte) }
 	p.ctx, p.cancel = context.WithCancel(context.Background())

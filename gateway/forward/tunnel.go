@@ -115,13 +115,13 @@ func (p *Proxy) enter(t *tunnel) bool {
 	}
 	limit := p.policy.Load().config.Limits.ConnectionsPerClient
 	switch {
-	case limit > 0 && p.clients[clientKey(t.from.Addr())] >= limit:
+	case limit > 0 && p.clients[netpolicy.Client(t.from.Addr())] >= limit:
 		t.verdict.refused = &refusal{code: http.StatusTooManyRequests, word: statusLimit, why: "this client has as many tunnels as one may have (`limits.connections_per_client`)"}
 	case len(p.tunnels) >= p.opts.MaxTunnels:
 		t.verdict.refused = &refusal{code: http.StatusServiceUnavailable, word: statusLimit, why: "the gateway has as many tunnels as it can carry"}
 	}
 	p.tunnels[t] = struct{}{}
-	p.clients[clientKey(t.from.Addr())]++
+	p.clients[netpolicy.Client(t.from.Addr())]++
 	p.wg.Add(1)
 	return true
 }
@@ -130,22 +130,10 @@ func (p *Proxy) leave(t *tunnel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.tunnels, t)
-	key := clientKey(t.from.Addr())
+	key := netpolicy.Client(t.from.Addr())
 	if p.clients[key]--; p.clients[key] <= 0 {
 		delete(p.clients, key)
 	}
-}
-
-// clientKey is what counts as one client: an IPv4 address, or an IPv6 network of the size that a subscriber gets.
-func clientKey(a netip.Addr) netip.Addr {
-	if !a.Is6() {
-		return a
-	}
-	prefix, err := a.Prefix(64)
-	if err != nil {
-		return a
-	}
-	return prefix.Addr()
 }
 
 // runCaught is run; a defect ends this tunnel alone.
@@ -499,13 +487,5 @@ func (p *Proxy) shown(a netip.Addr) string {
 	if p.policy.Load().config.Log.FullAddresses || !a.IsValid() {
 		return a.String()
 	}
-	bits := 24
-	if a.Is6() {
-		bits = 48
-	}
-	network, err := a.Prefix(bits)
-	if err != nil {
-		return ""
-	}
-	return network.String()
+	return netpolicy.Network(a).String()
 }

@@ -30,7 +30,7 @@ type Conn struct {
 	refused  error
 	guest    bool
 	opened   time.Time
-	key      netip.Addr // the client's entry among the loads; invalid: in none
+	key      netip.Prefix // the client's entry among the loads; invalid: in none
 
 	mu      sync.Mutex
 	status  string

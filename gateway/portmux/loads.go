@@ -5,7 +5,7 @@ import "net/netip"
 // loads counts connections, in all and for each client. Its lock is the mux's.
 type loads struct {
 	limits          Limits
-	clients         map[netip.Addr]load // bounded by the connections there are
+	clients         map[netip.Prefix]load // bounded by the connections there are
 	open, pending   int
 	refused, guests int
 }
@@ -13,7 +13,7 @@ type loads struct {
 type load struct{ open, pending int }
 
 func newLoads(l Limits) loads {
-	return loads{limits: l.withDefaults(), clients: make(map[netip.Addr]load)}
+	return loads{limits: l.withDefaults(), clients: make(map[netip.Prefix]load)}
 }
 
 func (l Limits) withDefaults() Limits {
@@ -24,16 +24,6 @@ func (l Limits) withDefaults() Limits {
 	setDefault(&l.Refused, 100)
 	setDefault(&l.Guests, 1000)
 	return l
-}
-
-// clientKey is what counts as one client: an IPv4 address, or an IPv6 /64, since one host has all addresses of that.
-func clientKey(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is4() {
-		return a
-	}
-	p, _ := a.Prefix(64)
-	return p.Addr()
 }
 
 // The limits that may be reached, as the label reason of hafen_mux_refused_total.
@@ -58,7 +48,7 @@ func (l *loads) full() string {
 }
 
 // claim counts c for the client key; it answers with the limit that is reached, or "".
-func (l *loads) claim(c *Conn, key netip.Addr) string {
+func (l *loads) claim(c *Conn, key netip.Prefix) string {
 	if !key.IsValid() { // no TCP, no address
 		return ""
 	}

@@ -29,6 +29,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // Mux is the walk of connections from accept to their owner. Make one with New; it may Serve several listeners.
@@ -131,7 +133,7 @@ func (m *Mux) add(c *Conn) (limit string, ok bool) {
 func (m *Mux) claim(c *Conn) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.loads.claim(c, clientKey(c.wire.client.Addr()))
+	return m.loads.claim(c, netpolicy.Client(c.wire.client.Addr()))
 }
 
 func (m *Mux) establish(c *Conn) {

@@ -198,17 +198,6 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-func TestClientKey(t *testing.T) {
-	for a, want := range map[string]string{
-		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7",
-		"2001:db8:1:2:3::4": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
-	} {
-		if got := clientKey(netip.MustParseAddr(a)); got.String() != want {
-			t.Errorf("%s: %s", a, got)
-		}
-	}
-}
-
 // TestAdmit: a stranger is closed unread, or told so over HTTP and nothing else; networks are summed.
 func TestAdmit(t *testing.T) {
 	no := errors.New("not a client network")

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"hafen/gateway/netpolicy"
 )
 
 // Refusal sums up the connections of one network that Admit turned away, for the administrator to allow it or not.
@@ -24,12 +26,8 @@ type refusals struct {
 const maxRefusals = 1024
 
 func (r *refusals) add(a netip.Addr, now time.Time) {
-	bits := 24
-	if a.Is6() {
-		bits = 48
-	}
-	network, err := a.WithZone("").Prefix(bits)
-	if err != nil {
+	network := netpolicy.Network(a)
+	if !network.IsValid() {
 		return
 	}
 	r.mu.Lock()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"hafen/configs"
+	"hafen/gateway/netpolicy"
 )
 
 const (
@@ -63,14 +64,14 @@ type logins struct {
 	mu       sync.Mutex
 	users    map[string]configs.AdminUser
 	sessions map[string]*session
-	locks    map[netip.Addr]*lock
+	locks    map[netip.Prefix]*lock
 }
 
 func newLogins(users []configs.AdminUser, now func() time.Time) *logins {
 	l := &logins{
 		users: byName(users), dummy: noPassword(), slots: make(chan struct{}, hashesAtOnce), now: now,
 		all:      rate.NewLimiter(1, globalTries),
-		sessions: make(map[string]*session), locks: make(map[netip.Addr]*lock),
+		sessions: make(map[string]*session), locks: make(map[netip.Prefix]*lock),
 	}
 	return l
 }
@@ -106,7 +107,7 @@ func (l *logins) named(name string) (configs.AdminUser, bool) {
 
 // login checks a password and opens a session. token is what the browser keeps. wait is how long a locked client must.
 func (l *logins) login(client netip.Addr, name, password string) (token string, wait time.Duration, result loginResult) {
-	key := clientKey(client)
+	key := netpolicy.Client(client)
 	if wait := l.locked(key); wait > 0 {
 		return "", wait, loginLocked
 	}
@@ -130,21 +131,8 @@ func (l *logins) login(client netip.Addr, name, password string) (token string, 
 	return l.open(key, user), 0, loginOK
 }
 
-// clientKey is an IPv4 address or a /64, as everywhere a client is counted.
-func clientKey(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is4() {
-		return a
-	}
-	p, err := a.Prefix(64)
-	if err != nil {
-		return a
-	}
-	return p.Addr()
-}
-
 // locked tells how long the client must still wait; zero: it may try.
-func (l *logins) locked(key netip.Addr) time.Duration {
+func (l *logins) locked(key netip.Prefix) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if k := l.locks[key]; k != nil {
@@ -154,7 +142,7 @@ func (l *logins) locked(key netip.Addr) time.Duration {
 }
 
 // wrong counts one wrong password and returns how long the client has to wait now.
-func (l *logins) wrong(key netip.Addr) time.Duration {
+func (l *logins) wrong(key netip.Prefix) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -183,12 +171,12 @@ func (l *logins) makeRoom(now time.Time) {
 	if len(l.locks) < maxLocks {
 		return
 	}
-	var oldest netip.Addr
-	for a, k := range l.locks {
+	var oldest netip.Prefix
+	for client, k := range l.locks {
 		if now.Sub(k.last) > 2*longestLock {
-			delete(l.locks, a)
+			delete(l.locks, client)
 		} else if o := l.locks[oldest]; o == nil || k.last.Before(o.last) {
-			oldest = a
+			oldest = client
 		}
 	}
 	if len(l.locks) >= maxLocks {
@@ -196,7 +184,7 @@ func (l *logins) makeRoom(now time.Time) {
 	}
 }
 
-func (l *logins) open(key netip.Addr, user configs.AdminUser) string {
+func (l *logins) open(key netip.Prefix, user configs.AdminUser) string {
 	token := rand.Text() // 130 bits
 	now := l.now()
 	l.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"hafen/configs"
+	"hafen/gateway/netpolicy"
 	"hafen/gateway/page"
 )
 
@@ -218,7 +219,7 @@ func TestManyAddressesGuess(t *testing.T) {
 	now := time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 	l.now = func() time.Time { return now }
 	for i := range globalTries {
-		l.wrong(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
+		l.wrong(netpolicy.Client(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)})))
 	}
 	if _, _, result := l.login(netip.MustParseAddr("10.0.2.1"), "anna", "wrong"); result != loginBusy {
 		t.Errorf("the next address: %v, want busy", result)
@@ -232,7 +233,7 @@ func TestManyAddressesGuess(t *testing.T) {
 func TestLocksAreBounded(t *testing.T) {
 	l := newLogins(nil, time.Now)
 	for i := range maxLocks + 100 {
-		l.wrong(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+		l.wrong(netpolicy.Client(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})))
 	}
 	if n := len(l.locks); n > maxLocks {
 		t.Errorf("%d locks kept, want %d at most", n, maxLocks)
