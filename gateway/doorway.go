@@ -61,6 +61,9 @@ func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
 	case name == "" || err == nil || g.config().OwnName(name):
 		return portmux.Route{Config: g.tlsOwn}
 	case g.signaling.Routed(name) && g.certs().HasName(name):
+		if g.resets.resetting(h) {
+			return portmux.Route{Config: g.tlsOwn}
+		}
 		return portmux.Route{Config: g.tlsRouted}
 	}
 	if target, ok := g.passthrough(name); ok {

@@ -80,6 +80,7 @@ type Gateway struct {
 	runStore  *precall.Store
 	runNews   runNews
 	sightings *sightings
+	resets    *resets
 	aaaa      ownAAAA
 	status    *status.Server
 	database  *database // nil: nothing is shared
@@ -127,7 +128,7 @@ func New(o Options) (*Gateway, error) {
 		opts: o, log: o.Log, registry: prometheus.NewRegistry(), started: o.Now(),
 		draining: make(chan struct{}), drained: make(chan struct{}),
 	}
-	g.sightings, g.ledger = newSightings(o.Now), newLedger(o.Config.DataDir, o.Now)
+	g.sightings, g.resets, g.ledger = newSightings(o.Now), newResets(o.Now), newLedger(o.Config.DataDir, o.Now)
 	g.addresses = newAddressBook(o.Config.DataDir, o.Now)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.reloads = newReloads(g.registry)

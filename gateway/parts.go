@@ -198,7 +198,7 @@ func (g *Gateway) plainHTTP(w http.ResponseWriter, r *http.Request) {
 // answers have none here, for a long-poll and a tunnel take as long as they take: their owners bound them.
 func (g *Gateway) serveHTTP(ln net.Listener, h http.Handler) {
 	srv := &http.Server{
-		Handler: g.caught(g.lastAnswer(hurried(bodyTimeout, h))), ConnContext: portmux.Context, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: g.caught(g.resets.watched(g.lastAnswer(hurried(bodyTimeout, h)))), ConnContext: g.resets.connContext, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, DisableGeneralOptionsHandler: true, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 	g.servers = append(g.servers, srv)

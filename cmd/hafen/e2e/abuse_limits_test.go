@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -287,32 +288,34 @@ func (a *abuse) floodsOfH2(t *testing.T) {
 		name  string
 		flood func(f *http2.Framer, i uint32) error
 		ends  bool
+		from  int // the client, where it is not to be the one that the other rows are
 	}{
 		{"rapid reset", func(f *http2.Framer, i uint32) error {
 			_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, EndHeaders: true, EndStream: true, BlockFragment: head})
 			return f.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
-		}, false},
+		}, true, 4},
 		{"CONTINUATION", func(f *http2.Framer, i uint32) error {
 			if i == 0 {
 				return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head})
 			}
 			return f.WriteContinuation(1, false, h2Head("x-a", strings.Repeat("b", 1000)))
-		}, true},
-		{"SETTINGS", func(f *http2.Framer, _ uint32) error { return f.WriteSettings() }, false},
-		{"PING", func(f *http2.Framer, _ uint32) error { return f.WritePing(false, [8]byte{}) }, false},
+		}, true, 3},
+		{"SETTINGS", func(f *http2.Framer, _ uint32) error { return f.WriteSettings() }, false, 3},
+		{"PING", func(f *http2.Framer, _ uint32) error { return f.WritePing(false, [8]byte{}) }, false, 3},
 		{"made you reset", func(f *http2.Framer, i uint32) error {
 			_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, EndHeaders: true, BlockFragment: head})
 			return f.WriteRawFrame(http2.FrameWindowUpdate, 0, 2*i+1, []byte{0, 0, 0, 0})
-		}, false},
+		}, true, 5},
 		{"HPACK bomb", func(f *http2.Framer, i uint32) error {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, EndHeaders: true, EndStream: true, BlockFragment: append(append([]byte(nil), head...),
 				h2Head("x-a", strings.Repeat("b", 3000), "x-b", strings.Repeat("c", 9000))...)})
-		}, false},
+		}, false, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := a.load()
-			conn := a.tls(t, a.inside, name, "h2")
-			go func() { _, _ = io.Copy(io.Discard, conn) }()
+			conn := a.tlsFrom(t, c.from, "h2")
+			ended := make(chan struct{})
+			go func() { defer close(ended); _, _ = io.Copy(io.Discard, conn) }()
 			f := h2Start(conn)
 			_ = conn.SetWriteDeadline(time.Now().Add(3 * time.Second))
 			sent := uint32(0)
@@ -330,12 +333,47 @@ func (a *abuse) floodsOfH2(t *testing.T) {
 			if code(got) != "200" || time.Since(began) > 3*time.Second {
 				t.Errorf("a request beside it: %q after %v", statusLine(got), time.Since(began))
 			}
-			if c.ends && sent == 5000 {
-				t.Error("the connection takes it all")
+			if c.ends {
+				select {
+				case <-ended:
+				case <-time.After(10 * time.Second):
+					t.Error("the connection is not closed")
+				}
 			}
 			_ = conn.Close()
 		})
 	}
+	for from, want := range map[int]string{3: "h2", 4: "http/1.1", 5: "http/1.1", 6: "h2"} { // who takes requests back does without HTTP/2 for a while
+		conn := a.tlsFrom(t, from, "h2", "http/1.1")
+		if got := conn.ConnectionState().NegotiatedProtocol; got != want {
+			t.Errorf("10.30.0.%d is offered %s, want %s", from, got, want)
+		}
+		got := ""
+		if want == "http/1.1" {
+			got = code(exchange(t, conn, "GET /after HTTP/1.1\r\nHost: "+name+"\r\nConnection: close\r\n\r\n"))
+		}
+		if want == "http/1.1" && got != "200" {
+			t.Errorf("10.30.0.%d is answered %s over it", from, got)
+		}
+	}
+}
+
+// tlsFrom connects from 10.30.0.host, another client than all others, to the name of a route.
+func (a *abuse) tlsFrom(t testing.TB, host int, protos ...string) *tls.Conn {
+	t.Helper()
+	var conn *tls.Conn
+	must(t, a.inside.do(func() error {
+		d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 30, 0, byte(host))}}
+		raw, err := d.Dial("tcp", gatewayAddr+":443")
+		if err == nil {
+			conn = tlsOver(raw, protos...)
+		}
+		return err
+	}))
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	must(t, conn.Handshake())
+	return conn
 }
 
 // manyChallenges asks for allocations without end and never signs one.
