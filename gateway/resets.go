@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"hafen/gateway/portmux"
 	"hafen/gateway/netpolicy"
+	"hafen/gateway/portmux"
 )
 
 // resets watches clients that ask over HTTP/2 and take it back at once ("rapid reset", CVE-2023-44487): each such request is carried to a

@@ -86,11 +86,15 @@ func (m *Mux) accepted(raw net.Conn, only bool, http func(*Conn)) {
 	c := &Conn{mux: m, id: m.serial.Add(1), opened: m.opts.Now(), http: http, only: only, pending: true, protocol: Silent}
 	remote, _ := raw.RemoteAddr().(*net.TCPAddr)
 	c.wire = wire{conn: raw, owner: c, remote: raw.RemoteAddr(), client: unmap(remote.AddrPort())}
-	limit, ok := m.add(c)
+	limit, room, ok := m.add(c)
 	if !ok {
 		_ = raw.Close()
 		return
 	}
+	for _, other := range room {
+		m.refuse(other, refusedPending, statusLimit, errCrowdedOut)
+	}
+	m.putOut(room)
 	if limit != "" {
 		defer m.release(c)
 		m.refuse(c, limit, statusLimit, fmt.Errorf("limit reached: %s", limit))

@@ -47,6 +47,10 @@ func (l *loads) full() string {
 	return ""
 }
 
+// scarce reports whether the last tenth of all connections has begun. It is for clients with few: else three that each hold what one may
+// would keep everybody else out.
+func (l *loads) scarce() bool { return l.open > l.limits.Connections-l.limits.Connections/10 }
+
 // claim counts c for the client key; it answers with the limit that is reached, or "".
 func (l *loads) claim(c *Conn, key netip.Prefix) string {
 	if !key.IsValid() { // no TCP, no address
@@ -58,7 +62,7 @@ func (l *loads) claim(c *Conn, key netip.Prefix) string {
 		return refusedRefused
 	case c.guest && l.guests >= l.limits.Guests:
 		return refusedGuests
-	case of.open >= l.limits.ConnectionsPerClient:
+	case of.open >= l.limits.ConnectionsPerClient, l.scarce() && of.open >= l.limits.ConnectionsPerClient/10:
 		return refusedClient
 	case of.pending >= l.limits.PendingPerClient:
 		return refusedClientPending

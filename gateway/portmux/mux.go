@@ -115,18 +115,25 @@ func (m *Mux) removeListener(l net.Listener) {
 	m.goroutines.Done()
 }
 
-// add counts a connection, and tells which limit of them all it exceeds, if any; false: no more are taken.
-func (m *Mux) add(c *Conn) (limit string, ok bool) {
+// add counts a connection, and tells which limit of them all it exceeds, if any, and which connections make room for it; false: no more
+// are taken.
+func (m *Mux) add(c *Conn) (limit string, room []*Conn, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {
-		return "", false
+		return "", nil, false
 	}
 	m.conns[c] = true
 	m.loads.open++
 	m.loads.pending++
 	m.goroutines.Add(1)
-	return m.loads.full(), true
+	limit = m.loads.full()
+	if limit == refusedPending {
+		if room = m.crowdedOut(); len(room) > 0 {
+			limit = ""
+		}
+	}
+	return limit, room, true
 }
 
 // claim puts a connection to its client's account, or tells which limit is reached.
@@ -202,8 +209,7 @@ func (m *Mux) Close() error {
 	}
 }
 
-// stop ends accepting and closes the connections that victim chooses, underneath their TLS: a close_notify to each could take
-// its time.
+// stop ends accepting and closes the connections that victim chooses.
 func (m *Mux) stop(victim func(*Conn) bool) {
 	m.mu.Lock()
 	if !m.stopped {
@@ -214,22 +220,14 @@ func (m *Mux) stop(victim func(*Conn) bool) {
 		}
 	}
 	var victims []*Conn
-	handed := make(map[*Conn]bool)
 	for c := range m.conns {
 		if victim(c) {
 			victims = append(victims, c)
-			handed[c] = c.handed
 		}
 	}
 	for l := range m.listeners {
 		_ = l.Close()
 	}
 	m.mu.Unlock()
-	for _, c := range victims {
-		if handed[c] {
-			_ = c.wire.Close()
-		} else {
-			_ = c.wire.conn.Close() // the walk is under way: it notices, and ends the connection
-		}
-	}
+	m.putOut(victims)
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -185,16 +186,108 @@ func TestLimits(t *testing.T) {
 	eventually(t, "the last one refused to be gone", func() bool {
 		return tm.Counts() == Counts{Open: 6, Pending: 2, Clients: 2, MostOpen: 4, MostPending: 2}
 	})
-	for reason, l := range map[string]Limits{"total": {Connections: 6}, "pending": {Pending: 2}} {
-		tm.SetLimits(l)
-		if served(open("127.0.0.4", "GET /")) || tm.counted(t, "hafen_mux_refused_total", reason) != 1 {
-			t.Errorf("beyond the limit %q", reason)
-		}
+	tm.SetLimits(Limits{Connections: 6})
+	if served(open("127.0.0.4", "GET /")) || tm.counted(t, "hafen_mux_refused_total", "total") != 1 {
+		t.Error("beyond the limit of all")
 	}
-	for range 4 {
+	for range 3 {
 		if e := tm.end(t); e.Status != "err_limit" {
 			t.Errorf("ended as %+v", e)
 		}
+	}
+}
+
+// TestTheLastTenth of all connections is for clients that have few.
+func TestTheLastTenth(t *testing.T) {
+	tm := start(t, func(o *Options) {
+		o.Limits = Limits{Connections: 20, ConnectionsPerClient: 18}
+		o.STUN = func(c *Conn) { c.Established(); _, _ = c.Write([]byte("held")) }
+	})
+	for _, step := range []struct {
+		from   string
+		n      int
+		served bool
+	}{{"127.0.0.2", 17, true}, {"127.0.0.3", 1, true}, {"127.0.0.2", 1, false}, {"127.0.0.3", 1, false}, {"127.0.0.4", 1, true}, {"127.0.0.5", 1, true}, {"127.0.0.6", 1, false}} {
+		for range step.n {
+			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(step.from)}}
+			c, err := d.Dial("tcp", tm.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			_ = c.SetDeadline(time.Now().Add(patience))
+			_, _ = c.Write(bindingRequest)
+			if n, _ := c.Read(make([]byte, 64)); (n > 0) != step.served {
+				t.Errorf("%s with %+v: served %v, want %v", step.from, tm.Counts(), n > 0, step.served)
+			}
+			if !step.served {
+				tm.end(t)
+			}
+		}
+	}
+	if client, all := tm.counted(t, "hafen_mux_refused_total", "client"), tm.counted(t, "hafen_mux_refused_total", "total"); client != 2 || all != 1 {
+		t.Errorf("%v and %v counted", client, all)
+	}
+}
+
+// TestCrowdedOut: where too many are pending, the oldest ones of the client that has the most make room for another client, and where
+// each has one the newcomer is refused.
+func TestCrowdedOut(t *testing.T) {
+	tm := start(t, func(o *Options) {
+		o.Limits = Limits{Pending: 4}
+		o.STUN = func(c *Conn) { _, _ = c.Write([]byte("held")) } // pending for good
+	})
+	open := func(from string) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.Dial("tcp", tm.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		return c
+	}
+	held := func(from string) net.Conn {
+		c := open(from)
+		_, _ = c.Write(bindingRequest)
+		if _, err := c.Read(make([]byte, 64)); err != nil {
+			t.Errorf("%s: %v", from, err)
+		}
+		return c
+	}
+	silent := open("127.0.0.2") // its walk has not found an owner yet
+	eventually(t, "it to be there", func() bool { return tm.Counts().Pending == 1 })
+	second, third, other := held("127.0.0.2"), held("127.0.0.2"), held("127.0.0.3")
+	held("127.0.0.4")
+	if got := readEnd(t, silent); len(got) > 0 {
+		t.Errorf("the oldest is told %q", got)
+	}
+	held("127.0.0.5")
+	if got := readEnd(t, second); len(got) > 0 {
+		t.Errorf("the second is told %q", got)
+	}
+	for range 2 {
+		if e := tm.end(t); e.Status != "err_limit" || !errors.Is(e.Err, errCrowdedOut) {
+			t.Errorf("ended as %+v", e)
+		}
+	}
+	if got := readEnd(t, open("127.0.0.6")); len(got) > 0 {
+		t.Errorf("one too many where each has one is told %q", got)
+	}
+	if e := tm.end(t); e.Status != "err_limit" || errors.Is(e.Err, errCrowdedOut) || e.Client.Addr() != netip.MustParseAddr("127.0.0.6") {
+		t.Errorf("ended as %+v", e)
+	}
+	if n := tm.counted(t, "hafen_mux_refused_total", "pending"); n != 3 {
+		t.Errorf("%v counted", n)
+	}
+	for _, c := range []net.Conn{third, other} {
+		_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("one that was to stay: %v", err)
+		}
+	}
+	if got, want := tm.Counts(), (Counts{Open: 4, Pending: 4, Clients: 4, MostOpen: 1, MostPending: 1}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }
 

@@ -30,7 +30,7 @@ type Limits struct {
 	PendingPerClient int
 	// Connections is for all clients together. Zero means 10000.
 	Connections int
-	// Pending is for all that are not yet established. Zero means 2000.
+	// Pending is for all that are not yet established. Zero means 2000. Beyond it the oldest ones of the clients that have the most make room.
 	Pending int
 	// Refused is for the connections of all refused clients that are being told so. Zero means 100.
 	Refused int

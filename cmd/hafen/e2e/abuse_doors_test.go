@@ -31,6 +31,7 @@ func TestAbuse_Doors(t *testing.T) {
 	t.Run("F-02", a.adminByDetour)
 	t.Run("F-05", a.expensiveLogins)
 	t.Run("F-11", a.reports)
+	t.Run("E-09", a.silentMany)
 	a.alive(t)
 }
 
@@ -188,6 +189,41 @@ func (a *abuse) expensiveLogins(t *testing.T) {
 	wg.Wait()
 	if grown := a.load().memory - before.memory; grown > 200<<20 {
 		t.Errorf("memory grew by %.0f MiB", grown/(1<<20))
+	}
+}
+
+// silentMany are more connections than may be pending in all, from clients of which each keeps within its own bound: somebody else is
+// served all the same.
+func (a *abuse) silentMany(t *testing.T) {
+	before := a.metric(`hafen_mux_refused_total{reason="pending"}`)
+	var silent []net.Conn
+	defer func() {
+		for _, c := range silent {
+			_ = c.Close()
+		}
+	}()
+	must(t, a.inside.do(func() error {
+		for host := range 13 {
+			d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, 30, 0, byte(4+host))}}
+			for range 180 {
+				c, err := d.Dial("tcp", gatewayAddr+":443")
+				if err != nil {
+					return err
+				}
+				silent = append(silent, c)
+			}
+		}
+		return nil
+	}))
+	for i := range 20 {
+		if said, err := a.askOnce(pageAndTunnel[i%2]); err != nil || code(said) != "200" {
+			t.Errorf("beside %d silent connections: %q %v", len(silent), said, err)
+		}
+	}
+	if n := a.metric(`hafen_mux_refused_total{reason="pending"}`) - before; n == 0 {
+		t.Error("none of them had to make room: nothing was tried")
+	} else {
+		t.Logf("%v of %d silent connections made room", n, len(silent))
 	}
 }
 
