@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"hafen/gateway/netpolicy"
@@ -26,9 +25,10 @@ type resets struct {
 }
 
 const (
-	// resetsAllowed is how many requests of a connection may be taken back before it counts: a page that is left while it loads takes
-	// back some dozens.
+	// resetsAllowed is how many requests of a connection may be taken back within resetsTime: a page that is left while it loads takes back
+	// some dozens, and one that asks anew with each letter that is typed some a second.
 	resetsAllowed = 100
+	resetsTime    = 10 * time.Second
 	// resetYoung: what is given up later than this was a long-poll or a download.
 	resetYoung = time.Second
 	// withoutHTTP2 is how long a client then does without.
@@ -48,17 +48,25 @@ func newResets(now func() time.Time) *resets {
 	return &resets{clients: make(map[netip.Prefix]time.Time), now: now}
 }
 
-// asked counts the requests of one connection.
-type asked struct{ all, reset atomic.Int64 }
+// asked counts the requests of one connection, for resetsTime at a time.
+type asked struct {
+	mu         sync.Mutex
+	since      time.Time
+	all, reset int
+}
 
 // count takes a request that is over, and reports whether too many were taken back.
-func (a *asked) count(reset bool) (tooMany bool) {
-	all := a.all.Add(1)
-	if !reset {
-		return false
+func (a *asked) count(now time.Time, reset bool) (tooMany bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if now.Sub(a.since) > resetsTime {
+		a.since, a.all, a.reset = now, 0, 0
 	}
-	n := a.reset.Add(1)
-	return n >= resetsAllowed && 2*n > all
+	a.all++
+	if reset {
+		a.reset++
+	}
+	return reset && a.reset >= resetsAllowed && 2*a.reset > a.all
 }
 
 type askedKey struct{}
@@ -78,7 +86,7 @@ func (r *resets) watched(next http.Handler) http.Handler {
 		}
 		began := r.now()
 		defer func() { // also where the handler breaks off, as the passage does for a client that is gone
-			if of.count(req.Context().Err() != nil && r.now().Sub(began) <= resetYoung) {
+			if now := r.now(); of.count(now, req.Context().Err() != nil && now.Sub(began) <= resetYoung) {
 				r.end(portmux.From(req.Context()))
 			}
 		}()

@@ -12,18 +12,22 @@ import (
 func TestResetsCount(t *testing.T) {
 	for name, tc := range map[string]struct {
 		answered, reset int
+		each            time.Duration // between two that are taken back
 		tooMany         bool
 	}{
-		"a page is left": {0, resetsAllowed - 1, false}, "a flood": {0, resetsAllowed, true},
-		"half of a busy page": {resetsAllowed, resetsAllowed, false}, "most of it": {resetsAllowed, resetsAllowed + 1, true},
+		"a page is left": {0, resetsAllowed - 1, 0, false}, "a flood": {0, resetsAllowed, 0, true},
+		"half of a busy page": {resetsAllowed, resetsAllowed, 0, false}, "most of it": {resetsAllowed, resetsAllowed + 1, 0, true},
+		"somebody types all day": {0, 10000, 200 * time.Millisecond, false},
 	} {
+		now := time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)
 		var a asked
 		tooMany := false
 		for range tc.answered {
-			tooMany = tooMany || a.count(false)
+			tooMany = tooMany || a.count(now, false)
 		}
 		for range tc.reset {
-			tooMany = tooMany || a.count(true)
+			tooMany = tooMany || a.count(now, true)
+			now = now.Add(tc.each)
 		}
 		if tooMany != tc.tooMany {
 			t.Errorf("%s: %v, want %v", name, tooMany, tc.tooMany)

@@ -36,7 +36,7 @@ var pourings = []pouring{
 	{"100,000 Allocates over UDP, unsigned", attacker.pourUDPAllocates},
 	{"100,000 Allocates over TLS, unsigned", attacker.pourTLSAllocates},
 	{"HTTP/2 CONTINUATION", attacker.pourContinuations},
-	{"HTTP/2 rapid reset", attacker.pourResets}, // afterwards these clients do without HTTP/2 for a minute
+	{"HTTP/2 rapid reset", attacker.pourResets},            // afterwards these clients do without HTTP/2 for a minute
 	{"allocations at the limit", attacker.pourAllocations}, // the last: the region's ports are scarce for a while
 }
 
