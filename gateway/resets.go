@@ -30,7 +30,7 @@ const (
 	resetsAllowed = 100
 	resetsTime    = 10 * time.Second
 	// resetYoung: what is given up later than this was a long-poll or a download.
-	resetYoung = time.Second
+	resetYoung = 3 * time.Second
 	// withoutHTTP2 is how long a client then does without.
 	withoutHTTP2 = time.Minute
 	maxResetting = 4096
