@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pion/stun/v2"
 )
 
 // needs skips the test when a program of Debian's coturn is not there; in CI that is an error.
@@ -49,9 +51,7 @@ func newCoturn(t *testing.T) map[string]string {
 	t.Cleanup(func() { cancel(); _ = cmd.Wait() })
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			_ = conn.Close()
+		if answersBinding("tcp", addr) && answersBinding("udp", addr) {
 			break
 		}
 		if time.Now().After(end) {
@@ -62,6 +62,21 @@ func newCoturn(t *testing.T) map[string]string {
 		"udp": fmt.Sprintf("turn:region.test:%d?transport=udp", port),
 		"tcp": fmt.Sprintf("turn:region.test:%d?transport=tcp", port),
 	}
+}
+
+// answersBinding asks a STUN server whether it is there: of its two sockets coturn opens one before the other.
+func answersBinding(network, addr string) bool {
+	conn, err := net.Dial(network, addr)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := conn.Write(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw); err != nil {
+		return false
+	}
+	n, _ := conn.Read(make([]byte, 1500))
+	return n > 0
 }
 
 func freePort(t *testing.T) int {
