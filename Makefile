@@ -21,7 +21,7 @@ run: build ## the demo: gateway and stand-in cloud on this machine
 
 # The program's life is tried by itself: browsers beside it would take the processor from calls whose gaps are measured.
 test: deps ## every test; as root on Debian with the laboratory (browsers, coturn, squid in namespaces)
-	.ci/postgres $(GO) test -race -timeout 25m -parallel 5 $$($(GO) list ./... | grep -v /hafen/life$$)
+	.ci/postgres $(GO) test -race -timeout 25m -parallel 4 $$($(GO) list ./... | grep -v /hafen/life$$)
 	$(GO) test -race -timeout 25m -parallel 5 ./cmd/hafen/life
 
 check: fmt imports tidy lint vuln ## format, import rules, lint, tidy, known vulnerabilities

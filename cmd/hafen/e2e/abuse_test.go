@@ -240,7 +240,7 @@ func (a *abuse) udp(t testing.TB, from *namespace) net.Conn {
 func answers(conn net.Conn, patience time.Duration) (b []byte, closed bool) {
 	buf := make([]byte, 64<<10)
 	for {
-		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		_ = conn.SetReadDeadline(time.Now().Add(unhurried(patience)))
 		n, err := conn.Read(buf)
 		b = append(b, buf[:n]...)
 		if errors.Is(err, os.ErrDeadlineExceeded) {

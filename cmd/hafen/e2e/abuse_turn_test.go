@@ -101,7 +101,7 @@ func restCredentials(who string) (username, password string) {
 
 // read reads one message or ChannelData.
 func (c *turnClient) read(patience time.Duration) ([]byte, error) {
-	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	_ = c.conn.SetReadDeadline(time.Now().Add(unhurried(patience)))
 	if c.datagram {
 		buf := make([]byte, 4096)
 		n, err := c.conn.Read(buf)

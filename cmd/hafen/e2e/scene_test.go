@@ -238,6 +238,15 @@ func within(t testing.TB, what string, took, most time.Duration) {
 	}
 }
 
+// unhurried is how long something is waited for that is to come: longer where the processors have long queues. What is not to come is waited
+// for shortly in any case.
+func unhurried(d time.Duration) time.Duration {
+	if d < 2*time.Second {
+		return d
+	}
+	return time.Duration(float64(d) * min(max(loadPerCPU(), 1), 4))
+}
+
 // crowded is the load of the last minute, for each processor, from which on times of browsers mean little.
 const crowded = 2.0
 
