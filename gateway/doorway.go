@@ -62,7 +62,7 @@ func (g *Gateway) hello(h *tls.ClientHelloInfo) portmux.Route {
 		return portmux.Route{Config: g.tlsOwn}
 	case g.signaling.Routed(name) && g.certs().HasName(name):
 		if g.resets.resetting(h) {
-			return portmux.Route{Config: g.tlsOwn}
+			return portmux.Route{Config: g.tlsOwn} // which offers no HTTP/2
 		}
 		return portmux.Route{Config: g.tlsRouted}
 	}

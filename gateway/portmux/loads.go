@@ -62,7 +62,7 @@ func (l *loads) claim(c *Conn, key netip.Prefix) string {
 		return refusedRefused
 	case c.guest && l.guests >= l.limits.Guests:
 		return refusedGuests
-	case of.open >= l.limits.ConnectionsPerClient, l.scarce() && of.open >= l.limits.ConnectionsPerClient/10:
+	case of.open >= l.limits.ConnectionsPerClient, l.scarce() && of.open >= max(1, l.limits.ConnectionsPerClient/10):
 		return refusedClient
 	case of.pending >= l.limits.PendingPerClient:
 		return refusedClientPending

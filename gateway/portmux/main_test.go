@@ -166,7 +166,14 @@ func answer(name string) func(*Conn) {
 // dial connects and bounds everything by a deadline.
 func dial(t *testing.T, addr string) *net.TCPConn {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
+	return dialFrom(t, addr, "")
+}
+
+// dialFrom is dial for one client of several; "": any address.
+func dialFrom(t *testing.T, addr, from string) *net.TCPConn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	c, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -147,13 +147,7 @@ func TestLimits(t *testing.T) {
 		o.STUN = func(c *Conn) { _, _ = c.Write([]byte("held")) } // pending for good
 	})
 	open := func(from, first string) net.Conn {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := d.Dial("tcp", tm.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(patience))
+		c := dialFrom(t, tm.addr, from)
 		_, _ = io.WriteString(c, first)
 		return c
 	}
@@ -209,13 +203,7 @@ func TestTheLastTenth(t *testing.T) {
 		served bool
 	}{{"127.0.0.2", 17, true}, {"127.0.0.3", 1, true}, {"127.0.0.2", 1, false}, {"127.0.0.3", 1, false}, {"127.0.0.4", 1, true}, {"127.0.0.5", 1, true}, {"127.0.0.6", 1, false}} {
 		for range step.n {
-			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(step.from)}}
-			c, err := d.Dial("tcp", tm.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = c.Close() })
-			_ = c.SetDeadline(time.Now().Add(patience))
+			c := dialFrom(t, tm.addr, step.from)
 			_, _ = c.Write(bindingRequest)
 			if n, _ := c.Read(make([]byte, 64)); (n > 0) != step.served {
 				t.Errorf("%s with %+v: served %v, want %v", step.from, tm.Counts(), n > 0, step.served)
@@ -228,6 +216,11 @@ func TestTheLastTenth(t *testing.T) {
 	if client, all := tm.counted(t, "hafen_mux_refused_total", "client"), tm.counted(t, "hafen_mux_refused_total", "total"); client != 2 || all != 1 {
 		t.Errorf("%v and %v counted", client, all)
 	}
+	few := newLoads(Limits{Connections: 20, ConnectionsPerClient: 5}) // a tenth of which is less than one
+	few.open = 20
+	if limit := few.claim(&Conn{}, netip.MustParsePrefix("127.0.0.7/32")); limit != "" {
+		t.Errorf("the first connection of a client meets the limit %q", limit)
+	}
 }
 
 // TestCrowdedOut: where too many are pending, the oldest ones of the client that has the most make room for another client, and where
@@ -237,25 +230,15 @@ func TestCrowdedOut(t *testing.T) {
 		o.Limits = Limits{Pending: 4}
 		o.STUN = func(c *Conn) { _, _ = c.Write([]byte("held")) } // pending for good
 	})
-	open := func(from string) net.Conn {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-		c, err := d.Dial("tcp", tm.addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(patience))
-		return c
-	}
 	held := func(from string) net.Conn {
-		c := open(from)
+		c := dialFrom(t, tm.addr, from)
 		_, _ = c.Write(bindingRequest)
 		if _, err := c.Read(make([]byte, 64)); err != nil {
 			t.Errorf("%s: %v", from, err)
 		}
 		return c
 	}
-	silent := open("127.0.0.2") // its walk has not found an owner yet
+	silent := dialFrom(t, tm.addr, "127.0.0.2") // its walk has not found an owner yet
 	eventually(t, "it to be there", func() bool { return tm.Counts().Pending == 1 })
 	second, third, other := held("127.0.0.2"), held("127.0.0.2"), held("127.0.0.3")
 	held("127.0.0.4")
@@ -271,7 +254,7 @@ func TestCrowdedOut(t *testing.T) {
 			t.Errorf("ended as %+v", e)
 		}
 	}
-	if got := readEnd(t, open("127.0.0.6")); len(got) > 0 {
+	if got := readEnd(t, dialFrom(t, tm.addr, "127.0.0.6")); len(got) > 0 {
 		t.Errorf("one too many where each has one is told %q", got)
 	}
 	if e := tm.end(t); e.Status != "err_limit" || errors.Is(e.Err, errCrowdedOut) || e.Client.Addr() != netip.MustParseAddr("127.0.0.6") {
